@@ -1,0 +1,78 @@
+# Needs make and Python 3.10 or later, nothing else. The first run of a target makes the virtual
+# environment and installs what the target needs; later runs find it there.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+MAKEFLAGS += --no-print-directory
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# A part of the suite cannot reach the coverage asked of the whole, so only the whole is measured.
+COVERAGE := $(if $(strip $(ARGS)),,--cov --cov-report=term)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint types diagrams requirements errors docs build check clean
+
+help: ## print this list
+	@echo "usage: make TARGET [ARGS='passed on'] [PYTHON=python3.12]"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.stamp-demo ## lose a live connection in several ways and watch it come back (ARGS=--json)
+	@$(BIN)/python -m tunnel demo $(ARGS)
+
+test: $(VENV)/.stamp-test ## the whole test suite with its coverage; with ARGS="..." a part of it
+	@$(BIN)/python -m pytest $(COVERAGE) $(ARGS)
+
+lint: $(VENV)/.stamp-test ## ruff
+	@$(BIN)/ruff check $(ARGS) .
+
+types: $(VENV)/.stamp-test ## mypy --strict on both packages
+	@$(BIN)/mypy --strict statemachine tunnel $(ARGS)
+
+diagrams: $(VENV)/.stamp-test ## draw diagrams/ anew from the declarations (SVG needs Graphviz's dot)
+	@$(BIN)/python docs/draw_diagrams.py $(ARGS)
+
+requirements: $(VENV)/.stamp-test ## write docs/requirements.rst anew from the tests' marks
+	@$(BIN)/python docs/list_requirements.py $(ARGS)
+
+errors: $(VENV)/.stamp-test ## write docs/errors.rst anew from the table of error codes
+	@$(BIN)/python docs/list_errors.py $(ARGS)
+
+docs: $(VENV)/.stamp-docs ## build the documentation into docs/_build/html; a warning is an error
+	@$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html $(ARGS)
+	@echo "docs/_build/html/index.html"
+
+build: $(VENV)/.stamp-test ## sdist, and from it the wheel, into dist/
+	@$(BIN)/python -m build $(ARGS)
+
+check: lint types test docs ## everything that CI checks, but for the wheel
+
+clean: ## remove the virtual environment and everything that was built
+	rm -rf $(VENV) build dist *.egg-info docs/_build .coverage .coverage.* coverage.xml
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find statemachine tunnel tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps: one for each set of extras, renewed when the lists of dependencies may have changed.
+$(VENV)/.stamp-demo: EXTRAS := fast,gateway,cli
+$(VENV)/.stamp-test: EXTRAS := test
+$(VENV)/.stamp-docs: EXTRAS := docs
+
+$(VENV)/.stamp-%: setup.cfg pyproject.toml | $(BIN)/python
+	@echo "installing resilient-tunnel[$(EXTRAS)] into $(VENV) ..." >&2
+	@$(PIP_INSTALL) --editable '.[$(EXTRAS)]'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "'$(PYTHON)' is missing or older than Python 3.10; name another: make PYTHON=python3.12" >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "'$(PYTHON)' cannot make virtual environments, for it lacks the module ensurepip." >&2; \
+		echo "On Debian and Ubuntu: sudo apt-get install python3-venv" >&2; \
+		echo "Or name another Python: make PYTHON=/path/to/python3" >&2; \
+		exit 1; }
+	@echo "making the virtual environment $(VENV) ..." >&2
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

@@ -1,0 +1,31 @@
+"""Draw diagrams/ anew: every machine of the project, in every format.
+
+Without Graphviz's `dot` the SVG files are left as they are.
+
+Usage: python docs/draw_diagrams.py [--check]
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from statemachine.__main__ import main
+
+FOLDER = Path(__file__).parent.parent / "diagrams"
+
+DECLARATIONS = (
+    "tunnel.lifecycle:LIFECYCLE",
+    "tunnel.websocket_heartbeat:HEARTBEAT",
+)
+"""Every machine of the project, as ``python -m statemachine`` takes it. The one list of them."""
+
+if __name__ == "__main__":
+    formats = ["mermaid", "dot", "rst"]
+    if shutil.which("dot"):
+        formats.append("svg")
+    else:
+        print("no dot (Debian: apt-get install graphviz): the SVG is not drawn", file=sys.stderr)
+    options = [f"--format={format}" for format in formats]
+    sys.exit(main([*DECLARATIONS, *options, f"--output={FOLDER}", *sys.argv[1:]]))

@@ -1,0 +1,130 @@
+"""``python -m statemachine MODULE:NAME``: draw a declaration, or check that its drawings are fresh.
+
+Exit codes: 0 done, or all fresh; 1 some file is stale; 2 it could not be done, and why is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from statemachine.declaration import Declaration
+from statemachine.diagram import EXTENSIONS, render, stale, write
+from statemachine.errors import DiagramError
+
+
+class _Refused(Exception):
+    """Something in the arguments is wrong; the message is one sentence about it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: The arguments; those of the process if not given.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        SystemExit: By argparse: after ``--help`` with 0, after an unknown option with 2.
+    """
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    formats = [f for f in EXTENSIONS if {f, "all"} & set(arguments.format)]
+    try:
+        declarations = _load_all(arguments.declaration)
+        if arguments.check:
+            return _check(declarations, formats, arguments.output)
+        for declaration in declarations:
+            if arguments.output is not None:
+                write(declaration, formats, arguments.output)
+            else:
+                _print(render(declaration, format) for format in formats)
+    except (_Refused, DiagramError, OSError) as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m statemachine",
+        description="Draw declared state machines, or check that their drawings are fresh.",
+        epilog="Exit codes: 0 done, or all fresh; 1 some file is stale; 2 it could not be done.",
+    )
+    parser.add_argument(
+        "declaration",
+        nargs="+",
+        metavar="MODULE:NAME",
+        help="where a Declaration is found, such as tunnel.lifecycle:LIFECYCLE",
+    )
+    parser.add_argument(
+        "--format",
+        action="append",
+        required=True,
+        choices=[*EXTENSIONS, "all"],
+        help="what to draw; may be given several times",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="write files into this folder, named after the declaration; else to standard output",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; exit with 1 and name the files in DIR that are missing or stale "
+        "(an SVG file, which depends on Graphviz's version, need only be there)",
+    )
+    return parser
+
+
+def _load_all(places: Iterable[str]) -> list[Declaration]:
+    declarations: list[Declaration] = []
+    for place in places:
+        declaration = _load(place)
+        if declaration.name in [other.name for other in declarations]:
+            raise _Refused(f"two declarations are named {declaration.name!r}, and so their files")
+        declarations.append(declaration)
+    return declarations
+
+
+def _load(place: str) -> Declaration:
+    module_name, _, name = place.partition(":")
+    if not (module_name and name):
+        raise _Refused(f"{place!r} is not of the form MODULE:NAME")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a module may raise anything while it is imported
+        why = f"{type(error).__name__}: {error}"
+        raise _Refused(f"the module {module_name!r} cannot be imported: {why}") from error
+    if not hasattr(module, name):
+        raise _Refused(f"the module {module_name!r} has no {name!r}")
+    declaration = getattr(module, name)
+    if not isinstance(declaration, Declaration):
+        raise _Refused(f"{place!r} is a {type(declaration).__name__}, not a Declaration")
+    return declaration
+
+
+def _check(declarations: Iterable[Declaration], formats: Iterable[str], folder: Path | None) -> int:
+    if folder is None:
+        raise _Refused("--check compares files; say with --output in which folder they are")
+    found = [path for declaration in declarations for path in stale(declaration, formats, folder)]
+    for path in found:
+        print(f"{path} is stale" if path.is_file() else f"{path} is missing", file=sys.stderr)
+    return 1 if found else 0
+
+
+def _print(texts: Iterable[str]) -> None:
+    for text in texts:  # as bytes: sentences may hold what the terminal's encoding does not
+        sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":  # pragma: no cover  # its test runs it in a process of its own
+    sys.exit(main())

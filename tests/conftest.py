@@ -1,0 +1,112 @@
+"""What every test gets: a look for threads left behind, and the tools that may be missing."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+GRACE = 5.0
+"""Seconds that threads and descriptors get, real time, to go away by themselves after a test."""
+
+_real_monotonic = time.monotonic  # taken now: a test may end with time still frozen
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_that_keeps_the_process() -> Iterator[None]:
+    """Fail a test that leaves a non-daemon thread behind: it would keep a user's program alive."""
+    before = set(threading.enumerate())
+    yield
+    left = _still_alive(before, deadline=_real_monotonic() + GRACE, daemons=False)
+    if left:
+        pytest.fail(f"the test left non-daemon threads behind: {_names(left)}")
+
+
+@pytest.fixture
+def no_leaks() -> Iterator[None]:
+    """Fail a test after which more threads (of any kind) or descriptors are there than before.
+
+    For a whole file: ``pytestmark = pytest.mark.usefixtures("no_leaks")``. Ask for it before the
+    fixtures that it shall watch: what is set up before it counts as having been there.
+    """
+    gc.collect()
+    threads = set(threading.enumerate())
+    descriptors = _descriptors()
+    yield
+    deadline = _real_monotonic() + GRACE
+    left = _still_alive(threads, deadline, daemons=True)
+    if left:
+        pytest.fail(f"the test left threads behind: {_names(left)}")
+    more = _descriptors_beyond(descriptors, deadline)
+    if more:
+        pytest.fail(f"the test left descriptors open: {more}")
+
+
+@pytest.fixture(scope="session")
+def dot() -> str:
+    """The path of Graphviz's `dot`; without it the test is skipped."""
+    path = shutil.which("dot")
+    if path is None:
+        pytest.skip("needs Graphviz's dot (Debian: apt-get install graphviz)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """A `node_modules` folder with Node's ws, for NODE_PATH; without it the test is skipped."""
+    if shutil.which("node") is None:
+        pytest.skip("needs Node.js (Debian: apt-get install nodejs)")
+    named = os.environ.get("TUNNEL_TEST_NODE_MODULES")
+    if not named:
+        pytest.skip("needs Node's ws: npm install ws; TUNNEL_TEST_NODE_MODULES=its node_modules")
+    folder = Path(named)
+    if not (folder / "ws" / "package.json").is_file():
+        pytest.fail(f"TUNNEL_TEST_NODE_MODULES names {folder}, and no ws is there")
+    return folder
+
+
+def _still_alive(
+    before: set[threading.Thread], deadline: float, *, daemons: bool
+) -> list[threading.Thread]:
+    """The threads that were not there before and have not ended at the deadline."""
+    new = [t for t in threading.enumerate() if t not in before and (daemons or not t.daemon)]
+    for thread in new:
+        if not isinstance(thread, threading._DummyThread):  # that kind cannot be joined
+            thread.join(max(0.0, deadline - _real_monotonic()))
+    return [t for t in new if t.is_alive()]
+
+
+def _descriptors() -> dict[int, str]:
+    """The open descriptors and what each one is, as far as this system tells."""
+    folder = next((p for p in (Path("/proc/self/fd"), Path("/dev/fd")) if p.is_dir()), None)
+    found: dict[int, str] = {}
+    for name in os.listdir(folder) if folder else ():
+        try:
+            found[int(name)] = os.readlink(folder / name) if folder else ""
+        except OSError:  # the descriptor with which the folder itself was listed; or no links here
+            continue
+    return found
+
+
+def _descriptors_beyond(before: dict[int, str], deadline: float) -> dict[int, str]:
+    """The descriptors opened since, once their number is back or the deadline is over.
+
+    The number is what counts: a descriptor that is closed and another one opened is no leak.
+    """
+    never = threading.Event()
+    gc.collect()
+    while len(now := _descriptors()) > len(before):
+        if _real_monotonic() >= deadline:
+            return {fd: what for fd, what in now.items() if before.get(fd) != what}
+        never.wait(0.01)
+    return {}
+
+
+def _names(threads: list[threading.Thread]) -> str:
+    return ", ".join(sorted(t.name for t in threads))

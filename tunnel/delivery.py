@@ -1,0 +1,181 @@
+"""How received messages get from the tunnel's thread to the application.
+
+Either by a callback on the tunnel's thread (`CallbackDelivery`), or by an iterator in another
+thread (`Inbox`). The second is bounded: above its high-water mark the tunnel pauses reading, the
+kernel's buffers fill, and the peer has to wait (requirement: a slow consumer neither makes memory
+grow nor makes a live link look dead).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from loguru import logger
+
+from tunnel.outbox import Message
+
+_OVERHEAD = 64
+"""Bytes that a message costs beside its payload, roughly; so empty ones count too."""
+
+
+class Delivery(Protocol):
+    """Where the tunnel's thread puts what it has read."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether reading should pause."""
+        ...
+
+    def note_pause(self) -> None:
+        """Reading has paused because of `is_full`."""
+        ...
+
+    def deliver(self, messages: list[Message], size: int) -> None:
+        """Hand over some messages, in order; `size` is their bytes on the wire, about."""
+        ...
+
+
+class CallbackDelivery:
+    """Calls `on_message` for each message, on the tunnel's thread.
+
+    A callback that raises has taken its message: the error is logged and harms nothing.
+    """
+
+    is_full = False
+
+    def __init__(self, on_message: Callable[[Message], object]) -> None:
+        self._on_message = on_message
+
+    def note_pause(self) -> None:
+        """See `Delivery.note_pause`. Never happens: a callback that is slow holds the thread."""
+
+    def deliver(self, messages: list[Message], size: int) -> None:
+        """See `Delivery.deliver`."""
+        on_message = self._on_message
+        for message in messages:
+            try:
+                on_message(message)
+            except Exception:
+                logger.exception("on_message raised; its message counts as taken")
+
+
+class Inbox:
+    """Messages on their way from one reading thread to any number of consuming threads.
+
+    Args:
+        high_water: Bytes held from which on reading should pause; it goes on at half of that.
+        on_room: Called by a consumer's thread when a pause may end.
+    """
+
+    def __init__(self, high_water: int, on_room: Callable[[], None]) -> None:
+        self._high_water = high_water
+        self._on_room = on_room
+        # The reading thread appends and consumers pop, each atomic; everything else is arranged so
+        # that neither needs a lock on its way (see `deliver` and `_wait`).
+        self._messages: deque[Message] = deque()
+        self._changed = threading.Condition(threading.Lock())  # guards the three below
+        self._waiting = 0
+        self._is_open = True
+        self._asked = False
+        self._warned = False
+        # The reading thread's books: how many messages of what size were put in, by batch.
+        self._batches: deque[tuple[int, int]] = deque()
+        self._batched = 0
+        self._held = 0
+        self._paused = False
+        self._resume_at = -1  # messages left at which a pause ends; -1 while there is none
+
+    @property
+    def is_full(self) -> bool:
+        """Whether reading should pause. For the reading thread."""
+        if not self._paused:
+            if self._held < self._high_water:
+                return False
+            self._settle()
+            if self._held < self._high_water:
+                return False
+            self._paused = True
+            self._resume_at = len(self._messages) // 2
+        # A consumer that passed the mark before it was set has woken nobody, so look here.
+        if len(self._messages) > self._resume_at:
+            return True
+        self._paused = False
+        self._resume_at = -1
+        return False
+
+    @property
+    def size(self) -> int:
+        """How many messages are waiting."""
+        return len(self._messages)
+
+    def note_pause(self) -> None:
+        """See `Delivery.note_pause`."""
+        if not self._asked and not self._warned:
+            self._warned = True
+            logger.warning(
+                "{} messages wait and nobody reads them: give on_message or use messages()",
+                len(self._messages),
+            )
+
+    def deliver(self, messages: list[Message], size: int) -> None:
+        """See `Delivery.deliver`. For the reading thread; never blocks."""
+        self._held += size + _OVERHEAD * len(messages)
+        self._batched += len(messages)
+        self._batches.append((len(messages), size + _OVERHEAD * len(messages)))
+        if len(self._batches) > 64:
+            self._settle()
+        self._messages.extend(messages)
+        if self._waiting:  # read after the messages were put in; see `_wait`
+            with self._changed:
+                self._changed.notify_all()
+
+    def open(self) -> None:
+        """Messages may come again, after a `close`."""
+        self._is_open = True
+
+    def close(self) -> None:
+        """No more messages will come: iterators end once they have had those that are here."""
+        with self._changed:
+            self._is_open = False
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[Message]:
+        """Take messages, waiting for each, until the inbox is closed and empty."""
+        take = self._messages.popleft
+        while True:
+            try:
+                message = take()
+            except IndexError:
+                if self._wait():
+                    continue
+                return
+            if len(self._messages) <= self._resume_at:
+                self._on_room()
+            yield message
+
+    def _wait(self) -> bool:
+        """Wait for a message; False if there will be none."""
+        with self._changed:
+            self._asked = True
+            self._waiting += 1
+            try:
+                # Asked after `_waiting` was counted: a message that is put in later notifies.
+                while not self._messages:
+                    if not self._is_open:
+                        return False
+                    self._changed.wait()
+                return True
+            finally:
+                self._waiting -= 1
+
+    def _settle(self) -> None:
+        """Strike the batches off that have been consumed whole."""
+        consumed = self._batched - len(self._messages)
+        while self._batches and self._batches[0][0] <= consumed:
+            count, size = self._batches.popleft()
+            consumed -= count
+            self._batched -= count
+            self._held -= size

@@ -1,0 +1,472 @@
+"""What a tunnel's thread does: it fires the triggers and runs what a state is about.
+
+Theory of operation
+-------------------
+
+Only this thread fires the lifecycle's machine, so the machine needs no lock and no queue. The
+callback of a state (`on_enter_...`) takes up what the state owns and picks its *activity*; it does
+not block. The thread then runs the activity in steps, and how it ends is the next trigger. Other
+threads post a request (`tunnel.worker`) and wake whatever the activity waits in: a clock, a dial,
+or a socket.
+
+A recovery is one long step, in which no mail is read. So a request is also *poked* into the
+recovery when it is posted (`_poke`), and the recovery looks into the mailbox itself before each
+wait and in each dial (`_absorb`): what came in between is not missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from random import Random
+from typing import Any
+from uuid import uuid4
+
+from loguru import logger
+
+from tunnel.clock import Clock
+from tunnel.config import TunnelConfig
+from tunnel.connection_recovery import ConnectionRecovery
+from tunnel.connection_state_tracker import ConnectionStateTracker
+from tunnel.delivery import Delivery
+from tunnel.dial import DialInterrupted
+from tunnel.errors import InvalidStateError, MaxReconnectAttemptsExceededError, TunnelError
+from tunnel.events import ConnectionEventType
+from tunnel.lifecycle import TunnelConnectionState, TunnelTrigger
+from tunnel.link import Link, LinkEnd
+from tunnel.metrics_collector import MetricsCollector
+from tunnel.reconnection_manager import ReconnectionAttempt, ReconnectionManager
+from tunnel.request_queue import RequestQueue
+from tunnel.requests import (
+    CancelConnect,
+    Close,
+    Connect,
+    NetworkChange,
+    Reconnect,
+    Request,
+    Target,
+)
+from tunnel.state_effects import StateEffects
+from tunnel.transport import Transport
+from tunnel.waker import Waker
+from tunnel.worker import Worker
+
+_S = TunnelConnectionState
+_T = TunnelTrigger
+
+
+class Driver(StateEffects):
+    """The work of one tunnel's thread. Unless it says otherwise, a method is for that thread.
+
+    Args:
+        config: The settings to begin with.
+        queue: Where messages wait.
+        delivery: Where messages go.
+        metrics: Counts what happens.
+        clock: The source of time.
+        rng: The source of jitter; None: its own.
+        new_transport: Makes a transport for each dial.
+        on_connected: Called on each new link before the queue is flushed.
+        on_rest: Called when nobody works on a connection any more.
+
+    Attributes:
+        tracker: The model of the machine. For reading from any thread.
+        worker: The thread, and where to post. For any thread.
+        link: The live connection, or None. For reading from any thread.
+        recovery: Brings lost connections back. For asking from any thread.
+        config: The present settings. For reading from any thread.
+        is_closing: Whether the application has asked for the end. For reading from any thread.
+        is_greeting: Whether `on_connected` is running.
+        last_error: Why the last connection, or attempt at one, failed. For reading from any thread.
+    """
+
+    def __init__(
+        self,
+        config: TunnelConfig,
+        *,
+        queue: RequestQueue,
+        delivery: Delivery,
+        metrics: MetricsCollector,
+        clock: Clock,
+        rng: Random | None,
+        new_transport: Callable[[Waker], Transport],
+        waker: Waker,
+        on_connected: Callable[[], None],
+        on_rest: Callable[[], None],
+    ) -> None:
+        self._queue = queue
+        self._delivery = delivery
+        self._metrics = metrics
+        self._clock = clock
+        self._rng = rng
+        self._new_transport = new_transport
+        self._waker = waker
+        self._on_connected = on_connected
+        self._on_rest = on_rest
+        self.worker = Worker(self, clock, waker)
+        self.tracker = ConnectionStateTracker(config.max_event_history, clock=clock, effects=self)
+        self.link: Link | None = None
+        self.is_closing = False
+        self.is_greeting = False
+        self.last_error: TunnelError | None = None
+        self._target: Target | None = None
+        self._activity: Callable[[], None] | None = None
+        self._opened: Transport | None = None  # dialled, and not a link yet
+        self._waiting: list[Future[None]] = []  # for the connection
+        self._closing: list[Close] = []  # who waits for its end; the first one's terms hold
+        self._hurry = False  # the recovery that begins next is not to wait
+        self._offline = False  # the application has said that there is no network
+        self._attempt: ReconnectionAttempt | None = None
+        self.configure(config)
+        self.recovery = self._make_recovery()
+
+    # Requests
+
+    def post(self, request: Request) -> None:
+        """Have a request obeyed, at once also by a recovery that is under way. From any thread.
+
+        Raises:
+            ResourceExhaustedError: No thread can be started; nothing has changed.
+        """
+        self.worker.post(request)
+        self._poke(request)
+        self._waker.wake()  # once more: what `_poke` has changed is to be looked at
+
+    def obey(self, request: Request) -> None:
+        """See `tunnel.worker.Work`."""
+        if isinstance(request, Connect):
+            self._begin(request)
+        elif isinstance(request, CancelConnect):
+            self.tracker.fire(_T.CANCEL, message="the connection was not there in time")
+        elif isinstance(request, Close):
+            self._close(request)
+        elif isinstance(request, Reconnect):
+            self._reconnect()
+        else:
+            self._change_network(request)
+
+    def _begin(self, request: Connect) -> None:
+        state = self.tracker.state
+        if state not in (_S.DISCONNECTED, _S.ERROR):
+            request.outcome.set_exception(
+                InvalidStateError(f"the tunnel is {state.value} already; disconnect it first")
+            )
+            return
+        self._target = request.target
+        self._waiting.append(request.outcome)
+        self.last_error = None
+        target = request.target
+        self.tracker.initialize_connection(uuid4().hex, target.user_id, target.url.redacted)
+
+    def _close(self, request: Close) -> None:
+        self._closing.append(request)
+        self.tracker.fire(_T.CLOSE, message="closed by the application")
+        if self.tracker.state is _S.DISCONNECTED:
+            self._finish_closing()
+
+    def _reconnect(self) -> None:
+        if self.tracker.state is _S.CONNECTED:
+            self.tracker.fire(_T.LOST, message="given up by the application, to reconnect")
+        self._recover_by_hand()
+
+    def _change_network(self, request: NetworkChange) -> None:
+        self._record_network(request)
+        if not request.is_connected:
+            return
+        if self.link is not None:
+            self.link.probe()  # the route may be another one: ask now, not at the next interval
+        elif self.tracker.state is _S.ERROR and self._was_exhausted():
+            self._recover_by_hand()
+
+    def _recover_by_hand(self) -> None:
+        """Dial at once, whatever the settings say."""
+        if self._target is not None and self.tracker.state in (_S.DISCONNECTED, _S.ERROR):
+            self._hurry = True
+            self.tracker.fire(_T.RECOVER, manual=True, quiet=True)
+
+    # Settings
+
+    def configure(self, config: TunnelConfig) -> None:
+        """Use these settings from now on; what is under way keeps the old ones. Any thread."""
+        self.config = config
+        self._queue.resize(config.max_queue_size)
+        self.tracker.auto_reconnect = config.enable_auto_reconnect
+
+    def _make_recovery(self) -> ConnectionRecovery:
+        config = self._recovery_config = self.config
+        self._manager = ReconnectionManager(
+            config.max_reconnect_attempts,
+            config.reconnect_base_delay,
+            config.reconnect_max_delay,
+            config.jitter,
+            stable_after=config.stable_after,
+            clock=self._clock,
+            rng=self._rng,
+        )
+        return ConnectionRecovery(
+            self._manager,
+            self.tracker,
+            self._dial_again,
+            self._queue,
+            ping=self._ping,
+            before_wait=self._before_wait,
+        )
+
+    def _ping(self, timeout: float) -> bool:
+        """Whether the peer answers a ping in time. From any thread but the tunnel's."""
+        link = self.link
+        if link is None:
+            return False
+        probe = link.probe()
+        self.worker.wait(probe.done, timeout)
+        return probe.answered
+
+    # Requests while a recovery is under way
+
+    def _poke(self, request: Request) -> None:
+        """Tell a recovery that is under way at once. From any thread."""
+        if isinstance(request, (Close, CancelConnect)):
+            self._manager.cancel()
+        elif isinstance(request, Reconnect):
+            self._manager.retry_now()
+        elif isinstance(request, NetworkChange):
+            if request.is_connected:
+                self._manager.retry_now()
+            else:
+                self._manager.pause()
+
+    def _absorb(self) -> bool:
+        """Obey, in the midst of a dial or a recovery, what is about just that.
+
+        Returns:
+            Whether the dial under way has lost its purpose.
+        """
+        mailbox = self.worker.mailbox
+        interrupted = False
+        for request in tuple(mailbox):
+            self._poke(request)
+            if isinstance(request, (Close, CancelConnect)):
+                interrupted = True  # it stays in the mailbox, to be obeyed after the dial
+            elif isinstance(request, Reconnect):
+                mailbox.remove(request)
+                interrupted = True
+            elif isinstance(request, NetworkChange):
+                mailbox.remove(request)
+                self._record_network(request)
+                interrupted |= request.is_connected
+        return interrupted
+
+    # Activities
+
+    def act(self) -> bool:
+        """See `tunnel.worker.Work`."""
+        if self._activity is None:
+            return False
+        try:
+            self._activity()
+        except Exception as error:  # a bug of ours: it must end the link, not leave it half alive
+            logger.exception("the tunnel failed")
+            self._fail(TunnelError.from_exception(error))
+        return True
+
+    def rest(self) -> None:
+        """See `tunnel.worker.Work`."""
+        self._waker.close()
+        waiting, self._waiting = self._waiting, []
+        for outcome in waiting:
+            error = self.last_error or InvalidStateError("the connection was called off")
+            outcome.set_exception(error)
+        self._on_rest()
+
+    def _dial_first(self) -> None:
+        try:
+            self._opened = self._dial()
+        except DialInterrupted:
+            return  # why is in the mailbox; or the network has changed: then dial again
+        except TunnelError as error:
+            self.last_error = error
+            if not error.is_retryable:
+                self.tracker.fire(_T.FAIL, error=error)
+                return
+            self.tracker.fire(_T.DIAL_FAILED, error=error)
+            self.tracker.fire(_T.RECOVER, quiet=True)
+        else:
+            self.tracker.fire(_T.OPENED)
+
+    def _dial(self) -> Transport:
+        assert self._target is not None
+        request = self._target.dial_request(self.config.connect_timeout)
+        transport = self._new_transport(self._waker)
+        transport.open(request, self._absorb)
+        return transport
+
+    def _greet(self) -> None:
+        """The application goes first (log in, subscribe again), then the queue."""
+        self._activity = self._read
+        self.is_greeting = True
+        try:
+            self._on_connected()
+        except Exception:
+            logger.exception("on_connected raised; the queue is flushed all the same")
+        finally:
+            self.is_greeting = False
+        if self.link is not None:
+            self.link.open_queue()
+
+    def _read(self) -> None:
+        assert self.link is not None
+        end = self.link.run()
+        if end is not None:
+            self._lose(end)
+
+    def _lose(self, end: LinkEnd) -> None:
+        error = self.last_error = end.error
+        if error is not None:
+            self._metrics.record_error(error.code)
+        if error is not None and not error.is_retryable:
+            self.tracker.fire(_T.FAIL, error=error)
+            return
+        self.tracker.fire(_T.LOST, error=error)
+        self.tracker.fire(_T.RECOVER, quiet=True)
+
+    def _recover(self) -> None:
+        self.recovery.attempt_recovery()
+        self._note_attempt(self.tracker.state is _S.CONNECTED)
+        self.last_error = self._manager.last_error or self.last_error
+
+    def _dial_again(self) -> None:
+        """One attempt of a recovery."""
+        if self._absorb():
+            raise DialInterrupted("called off before it began")
+        self._opened = self._dial()
+
+    def _before_wait(self, attempt: ReconnectionAttempt) -> None:
+        self._note_attempt(False)
+        self._attempt = attempt
+        self._absorb()
+        if self._hurry:
+            self._hurry = False
+            self._manager.retry_now()
+        elif self._offline:
+            self._manager.pause()
+
+    def _note_attempt(self, success: bool) -> None:
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            self._metrics.record_reconnection(attempt.attempt, success, attempt.delay)
+
+    def _drain(self) -> None:
+        """What is queued goes out before the close frame."""
+        assert self.link is not None
+        terms = self._closing[0]
+        if terms.graceful and self._queue.size and self._clock.monotonic() < terms.deadline:
+            end = self.link.run(terms.deadline)
+            if end is not None:
+                self._lost_while_closing(end)
+            return
+        self.link.close(1000)
+        self._activity = self._shake_hands if terms.graceful else self._hang_up
+
+    def _shake_hands(self) -> None:
+        assert self.link is not None
+        deadline = self._closing[0].deadline
+        end = self.link.run(deadline)
+        if end is not None and end.clean:
+            self.tracker.fire(_T.CLOSED)
+        elif end is not None:
+            self._lost_while_closing(end)
+        elif self._clock.monotonic() >= deadline:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        self.tracker.fire(_T.CLOSED, message="closed without waiting for the peer")
+
+    def _lost_while_closing(self, end: LinkEnd) -> None:
+        self.last_error = end.error
+        self.tracker.fire(_T.LOST, error=end.error)
+
+    def _fail(self, error: TunnelError) -> None:
+        self.last_error = error
+        if self.tracker.state is _S.CLOSING:
+            self.tracker.fire(_T.LOST, error=error)
+        elif self.tracker.state in (_S.CONNECTING, _S.CONNECTED, _S.RECONNECTING):
+            self.tracker.fire(_T.FAIL, error=error)
+
+    # What a state owns; see `tunnel.state_effects`
+
+    def on_enter_connecting(self, **data: Any) -> None:
+        """The first dial."""
+        self._activity = self._dial_first
+
+    def on_enter_connected(self, **data: Any) -> None:
+        """A link: its socket, its heartbeat, its writer."""
+        assert self._opened is not None
+        transport, self._opened = self._opened, None
+        self._metrics.record_connected()
+        self.link = Link(
+            transport,
+            queue=self._queue,
+            delivery=self._delivery,
+            config=self.config,
+            metrics=self._metrics,
+            clock=self._clock,
+            waker=self._waker,
+            on_activity=self.tracker.touch,
+        )
+        self.last_error = None
+        self._activity = self._greet
+        waiting, self._waiting = self._waiting, []
+        for outcome in waiting:
+            outcome.set_result(None)
+
+    def on_enter_reconnecting(self, **data: Any) -> None:
+        """The backoff: waits and dials."""
+        if self._recovery_config is not self.config:
+            self.recovery = self._make_recovery()
+        self._activity = self._recover
+
+    def on_enter_closing(self, **data: Any) -> None:
+        """The link a while longer, to drain it and to close it properly."""
+        assert self.link is not None
+        self.is_closing = True
+        self.link.writer.on_drained = self._waker.wake
+        self._activity = self._drain
+
+    def on_enter_disconnected(self, **data: Any) -> None:
+        """Nothing."""
+        self.is_closing = False
+        self._let_go()
+        self._finish_closing()
+
+    def on_enter_error(self, **data: Any) -> None:
+        """Nothing."""
+        self.last_error = data.get("error") or self.last_error
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._activity = None
+        link, self.link = self.link, None
+        if link is not None:
+            link.dispose()
+            self._metrics.record_disconnected()
+            self._queue.interrupt()  # whoever waits for room while connected waits no longer
+        if self._opened is not None:  # dialled, and called off before it was a link
+            self._opened.abort()
+            self._opened.close()
+            self._opened = None
+
+    def _finish_closing(self) -> None:
+        closing, self._closing = self._closing, []
+        for request in closing:
+            request.done.set()
+
+    def _was_exhausted(self) -> bool:
+        return isinstance(self.last_error, MaxReconnectAttemptsExceededError)
+
+    def _record_network(self, change: NetworkChange) -> None:
+        self._offline = not change.is_connected
+        self.tracker.record(
+            ConnectionEventType.NETWORK_CHANGED,
+            "the network is back" if change.is_connected else "the network is gone",
+            {"is_connected": change.is_connected, "network_type": change.network_type},
+        )

@@ -1,0 +1,402 @@
+"""One live connection in use: reading, answering, closing, and noticing its end.
+
+A `Link` lives from the end of the upgrade to the end of the connection; a tunnel has many, one
+after the other. Its reading thread is the tunnel's. `run` reads and delivers until there is a
+reason to
+stop: somebody woke the thread, the time was up, or the link has ended, and then why.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from tunnel.clock import Clock
+from tunnel.config import TunnelConfig
+from tunnel.delivery import Delivery
+from tunnel.errors import (
+    ConnectionLostError,
+    HeartbeatTimeoutError,
+    MessageTooBigError,
+    ProtocolError,
+    TunnelError,
+    error_for_close,
+)
+from tunnel.frames import (
+    Close,
+    FrameDecoder,
+    FrameEncoder,
+    Incoming,
+    Ping,
+    Pong,
+    ProtocolViolation,
+)
+from tunnel.metrics_collector import MetricsCollector
+from tunnel.outbox import Message, Outbox
+from tunnel.request_queue import RequestQueue
+from tunnel.transport import Transport
+from tunnel.waker import Waker
+from tunnel.websocket_heartbeat import TEXT_PING, TEXT_PONG, WebSocketHeartbeat
+from tunnel.writer import Writer
+
+_READ_SIZE = 64 * 1024
+_LARGE_READ_SIZE = 1024 * 1024  # worth while only inside a large frame
+_LINGER = 1.0  # seconds that the peer gets to close the connection once we have nothing more to say
+
+
+@dataclass(frozen=True)
+class LinkEnd:
+    """Why a link has ended.
+
+    Attributes:
+        error: What went wrong; None if we closed it ourselves and the peer agreed.
+        clean: Both close frames were exchanged (RFC 6455, section 7.1.4).
+    """
+
+    error: TunnelError | None
+    clean: bool
+
+
+class Probe:
+    """A ping that somebody waits for.
+
+    Attributes:
+        done: Set when the answer is there, or will never be.
+        answered: Whether it is there.
+    """
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.answered = False
+
+    def finish(self, answered: bool) -> None:
+        """Tell whoever waits."""
+        self.answered = answered
+        self.done.set()
+
+
+class Link:
+    """One connection and everything that belongs to it alone.
+
+    `run`, `open_queue`, `close` and `dispose` are for the tunnel's thread; the rest for any.
+
+    Args:
+        transport: Opened.
+        queue: Where messages wait that cannot be written at once.
+        delivery: Where messages go that were read.
+        config: Limits and intervals.
+        metrics: Counts what passes.
+        clock: The source of time.
+        waker: The tunnel's.
+        on_activity: Called for each chunk that was read.
+
+    Attributes:
+        writer: Writes on this connection.
+        heartbeat: Watches it; None if heartbeats are off.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        queue: RequestQueue,
+        delivery: Delivery,
+        config: TunnelConfig,
+        metrics: MetricsCollector,
+        clock: Clock,
+        waker: Waker,
+        on_activity: Callable[[], None],
+    ) -> None:
+        self._transport = transport
+        self._delivery = delivery
+        self._metrics = metrics
+        self._clock = clock
+        self._waker = waker
+        self._on_activity = on_activity
+        self._text_mode = config.ping_mode == "text"
+        self._fatal_close_codes = config.fatal_close_codes
+        self._max_message_size = config.max_message_size
+        self._decoder = FrameDecoder(max_message_size=config.max_message_size)
+        self._encoder = FrameEncoder()
+        self.writer = Writer(
+            transport,
+            Outbox(queue, self._encoder, metrics.record_messages_sent),
+            self._encoder,
+            on_stalled=waker.wake,
+            on_failed=self._note_write_error,
+            on_sent=metrics.record_messages_sent,
+        )
+        self._close_sent = False
+        self._end: LinkEnd | None = None  # decided; the peer is only given time to hang up first
+        self._linger_until = 0.0
+        self._write_error: Exception | None = None
+        self._is_paused = False
+        self._end_in_sight = False  # the stream's end is there, behind bytes that are unread
+        self._suspected = False  # the heartbeat has heard nothing for too long
+        self._probes: dict[bytes, Probe] = {}
+        self.heartbeat = self._start_heartbeat(config)
+
+    # For the tunnel's thread
+
+    def open_queue(self) -> None:
+        """The greeting is out: now what is queued may follow."""
+        self.writer.open()
+        self.writer.flush(may_wait=False)
+
+    def run(self, deadline: float | None = None) -> LinkEnd | None:
+        """Read, deliver and answer.
+
+        Args:
+            deadline: When to return at the latest, on the clock's `monotonic()`; None: no limit.
+
+        Returns:
+            Why the link has ended; None if it has not: the thread was woken, or the time is up.
+        """
+        while not self._waker.event.is_set():
+            if self._suspected and (end := self._judge_silence()) is not None:
+                return end
+            if not self._may_read():
+                if not self._wait(read=False, deadline=deadline):
+                    return self._time_up()
+                continue
+            try:
+                chunk = self._transport.receive(self._read_size())
+            except OSError as error:
+                return self._broken(error)
+            if chunk:
+                self._take(chunk)
+                del chunk  # an idle tunnel must not hold on to the last thing that it has read
+            elif chunk is not None:
+                return self._broken(None)
+            elif not self._wait(read=True, deadline=deadline):
+                return self._time_up()
+        return None
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Begin the closing handshake (RFC 6455, section 7.1.2); `run` returns its end."""
+        if not self._close_sent:
+            self._close_sent = True
+            self.writer.write_control(self._encoder.close(code, reason))
+
+    def dispose(self) -> None:
+        """The link is over: stop the watch, close the socket, give what is unsent to the queue."""
+        if self.heartbeat is not None:
+            self.heartbeat.stop()
+        self._transport.abort()
+        self.writer.stop()
+        self._transport.close()
+        for probe in tuple(self._probes.values()):
+            probe.finish(False)
+
+    # For any thread
+
+    def abort(self) -> None:
+        """End the connection at once; the reading thread notices."""
+        self._transport.abort()
+
+    def ping(self, payload: bytes) -> None:
+        """Send a ping frame (RFC 6455, section 5.5.2). Never waits."""
+        self.writer.write_control(self._encoder.ping(payload))
+
+    def send(self, data: Message) -> None:
+        """Send a message that belongs to this link alone, before the queue. Never waits."""
+        self.writer.write_own(self._encoder.message(data))
+
+    def probe(self) -> Probe:
+        """Send a ping whose answer finishes the probe."""
+        payload, probe = os.urandom(8), Probe()
+        self._probes[payload] = probe
+        if self._text_mode:
+            self.send(TEXT_PING)
+        else:
+            self.ping(payload)
+        return probe
+
+    # Reading
+
+    def _read_size(self) -> int:
+        wanted = self._decoder.wanted
+        return _READ_SIZE if wanted <= _READ_SIZE else min(wanted, _LARGE_READ_SIZE)
+
+    def _take(self, chunk: bytes) -> None:
+        if self.heartbeat is not None:
+            self.heartbeat.on_data()
+        self._on_activity()
+        decoder = self._decoder
+        received = decoder.feed(chunk)
+        if received:
+            if decoder.saw_control or self._text_mode:
+                self._sort(received, len(chunk))
+            else:
+                self._deliver(cast("list[Message]", received), len(chunk))
+        if decoder.violation is not None:
+            self._refuse(decoder.violation)
+        if self.writer.is_stalled:
+            self.writer.flush(may_wait=False)
+
+    def _deliver(self, messages: list[Message], size: int) -> None:
+        self._metrics.record_messages_received(len(messages))
+        self._delivery.deliver(messages, size)
+
+    def _sort(self, received: list[Incoming], size: int) -> None:
+        """Deliver messages and obey control frames, in their order."""
+        messages: list[Message] = []
+        for item in received:
+            if isinstance(item, (str, bytes)):
+                if not (self._text_mode and self._is_text_beat(item)):
+                    messages.append(item)
+                continue
+            if messages:
+                self._deliver(messages, size // len(received) * len(messages))
+                messages = []
+            self._obey(item)
+        if messages:
+            self._deliver(messages, size // len(received) * len(messages))
+
+    def _is_text_beat(self, message: Message) -> bool:
+        if message == TEXT_PONG:
+            self._note_pong(None)
+        elif message == TEXT_PING:
+            self.send(TEXT_PONG)
+        else:
+            return False
+        return True
+
+    def _obey(self, frame: Incoming) -> None:
+        if isinstance(frame, Ping):
+            self.writer.write_control(self._encoder.pong(frame.payload))
+        elif isinstance(frame, Pong):
+            self._note_pong(frame.payload)
+        elif isinstance(frame, Close):
+            self._closed_by_peer(frame)
+
+    def _note_pong(self, payload: bytes | None) -> None:
+        if self.heartbeat is not None:
+            round_trip = self.heartbeat.on_pong(payload)
+            if round_trip is not None:
+                self._metrics.record_latency(round_trip)
+        answered = self._probes if payload is None else {payload}
+        for key in tuple(answered):
+            probe = self._probes.pop(key, None)
+            if probe is not None:
+                probe.finish(True)
+
+    # Waiting
+
+    def _wait(self, *, read: bool, deadline: float | None) -> bool:
+        """Wait for something to do; False if the time was up first."""
+        if self._end is not None:
+            deadline = self._linger_until if deadline is None else min(deadline, self._linger_until)
+        timeout = None
+        if deadline is not None:
+            timeout = deadline - self._clock.monotonic()
+            if timeout <= 0:
+                return False
+        ready = self._transport.wait(read=read, write=self.writer.is_stalled, timeout=timeout)
+        if ready.writable:
+            self.writer.flush(may_wait=False)
+        if ready.ended:
+            self._end_in_sight = True
+        return any(ready)
+
+    def _may_read(self) -> bool:
+        """Whether the application keeps up; if not, the bytes stay where they are.
+
+        Behind the end of the stream there is no more to come than the kernel holds: that is read
+        even so, since only then it is known that the link is lost.
+        """
+        if self._delivery.is_full and not self._end_in_sight:
+            if not self._is_paused:
+                self._is_paused = True
+                self._delivery.note_pause()
+            return False
+        if self._is_paused:
+            self._is_paused = False
+            if self.heartbeat is not None:
+                self.heartbeat.on_data()  # a full time-out from now: the peer was not to blame
+        return True
+
+    # Ending
+
+    def _judge_silence(self) -> LinkEnd | None:
+        """The heartbeat has heard nothing for too long; bytes that wait unread prove it wrong."""
+        self._suspected = False
+        if self.heartbeat is None or self._end is not None:
+            return None
+        if self._transport.has_unread():
+            self.heartbeat.start()
+            return None
+        silence = self.heartbeat.silence
+        return LinkEnd(HeartbeatTimeoutError(f"no sign of life for {silence:.1f} s"), clean=False)
+
+    def _closed_by_peer(self, frame: Close) -> None:
+        """Answer the peer's close frame with its code (RFC 6455, section 5.5.1)."""
+        if self._close_sent:
+            error = None
+        else:
+            error = error_for_close(frame.code, frame.reason, self._fatal_close_codes)
+            self._close_sent = True
+            code = None if frame.code == 1005 else frame.code
+            self.writer.write_control(self._encoder.close(code))
+        self._finish(LinkEnd(error, clean=True))
+
+    def _refuse(self, violation: ProtocolViolation) -> None:
+        """Fail the connection (RFC 6455, section 7.1.7)."""
+        self.close(violation.close_code, violation.reason)
+        message = f"the peer sent {violation.reason}"
+        error: TunnelError
+        if violation.close_code == 1009:
+            error = MessageTooBigError(message, limit=self._max_message_size)
+        else:
+            error = ProtocolError(message, close_code=violation.close_code)
+        self._finish(LinkEnd(error, clean=False))
+
+    def _finish(self, end: LinkEnd) -> None:
+        """Give the peer, as the server, time to close the connection first (RFC 6455, 7.1.1)."""
+        self._end = end
+        self._linger_until = self._clock.monotonic() + _LINGER
+
+    def _time_up(self) -> LinkEnd | None:
+        if self._end is not None and self._clock.monotonic() >= self._linger_until:
+            return self._end
+        return None
+
+    def _broken(self, error: Exception | None) -> LinkEnd:
+        """The stream has ended, by itself or by a failed read or write."""
+        if self._end is not None:
+            return self._end
+        cause = self._write_error or error
+        if cause is None:
+            return LinkEnd(error_for_close(1006), clean=False)
+        lost = TunnelError.from_exception(cause)
+        if not isinstance(lost, ConnectionLostError):
+            lost = ConnectionLostError(f"the connection broke: {lost.message}")
+            lost.__cause__ = cause
+        return LinkEnd(lost, clean=False)
+
+    def _note_write_error(self, error: Exception) -> None:
+        self._write_error = error
+        self._waker.wake()
+
+    # The watch
+
+    def _start_heartbeat(self, config: TunnelConfig) -> WebSocketHeartbeat | None:
+        if config.ping_interval is None:
+            return None
+        heartbeat = WebSocketHeartbeat(
+            self,
+            ping_interval=config.ping_interval,
+            pong_timeout=config.pong_timeout,
+            mode=config.ping_mode,
+            on_connection_lost=self._suspect,
+            clock=self._clock,
+        )
+        heartbeat.start()
+        return heartbeat
+
+    def _suspect(self) -> None:
+        self._suspected = True
+        self._waker.wake()

@@ -1,0 +1,185 @@
+"""What is to be written on one connection, as pieces of bytes in their order.
+
+Pure: no socket, no lock. Control frames go first, between any two frames of the rest; then messages
+from the queue, small ones joined into one piece, big ones in fragments (RFC 6455, section 5.4). A
+message stays "taken" in the queue until its last byte was written, so that a connection which ends
+earlier gives it back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+from tunnel.frames import FrameEncoder
+from tunnel.request_queue import RequestPriority, RequestQueue
+
+Message: TypeAlias = str | bytes
+
+FRAGMENT_SIZE = 64 * 1024
+"""Bytes of payload from which a message goes out in fragments, so that a ping gets in between."""
+
+_BATCH_BYTES = 64 * 1024
+_BATCH_MESSAGES = 512
+
+
+class Outbox:
+    """The order of one connection's bytes.
+
+    Belongs to whoever has the write role; `add_control`, `add_own` and `has_work` may be called by
+    others, under the writer's lock.
+
+    Args:
+        queue: Where messages come from.
+        encoder: Makes frames of them.
+        on_sent: Called with the number of messages whose last byte was written.
+
+    Attributes:
+        is_open: Whether queued messages may go; until then only control frames and the
+            connection's own messages do.
+    """
+
+    __slots__ = (
+        "_batch",
+        "_big",
+        "_controls",
+        "_encoder",
+        "_fragments",
+        "_lead",
+        "_next_fragment",
+        "_on_sent",
+        "_own",
+        "_piece",
+        "_piece_size",
+        "_queue",
+        "is_open",
+    )
+
+    def __init__(
+        self, queue: RequestQueue, encoder: FrameEncoder, on_sent: Callable[[int], None]
+    ) -> None:
+        self._queue = queue
+        self._encoder = encoder
+        self._on_sent = on_sent
+        self._controls: deque[bytes] = deque()
+        self._own: deque[bytes] = deque()  # messages that belong to the connection, not the queue
+        self._big: Message | None = None  # the message whose fragments are being written
+        self._fragments: Iterator[bytes] = iter(())
+        self._next_fragment: bytes | None = None  # one ahead, so that the last is known as such
+        self._piece = memoryview(b"")  # the rest of what is being written
+        self._piece_size = 0
+        self._lead = 0  # bytes of the piece before the first frame of its batch
+        self._batch: list[Message] = []  # the messages that end in this piece
+        self.is_open = False
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is anything to write now."""
+        return bool(
+            self._piece
+            or self._controls
+            or self._own
+            or self._next_fragment is not None
+            or (self.is_open and not self._queue.is_empty)
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a message may be written past the queue: open, nothing before it."""
+        return self.is_open and not self.has_work
+
+    def add_control(self, frame: bytes) -> None:
+        """Put a control frame before everything, also between the fragments of a message."""
+        self._controls.append(frame)
+
+    def add_own(self, frame: bytes) -> None:
+        """Put a whole message before all that are not begun; it dies with the connection."""
+        self._own.append(frame)
+
+    def adopt(
+        self,
+        message: Message,
+        priority: RequestPriority,
+        expires_in: float | None,
+        frame: bytes,
+        written: int,
+    ) -> None:
+        """Take over a message that was written directly, and only in part."""
+        self._queue.adopt(message, priority, expires_in)
+        self._begin(frame, [message], lead=0)
+        self._piece = self._piece[written:]
+
+    def piece(self) -> memoryview:
+        """The bytes to write next, the same until `advance`; empty if there is nothing."""
+        if not self._piece:
+            self._fill()
+        return self._piece
+
+    def advance(self, written: int) -> None:
+        """The first `written` bytes of the piece were taken by the kernel."""
+        self._piece = self._piece[written:]
+        if not self._piece:
+            self._piece = memoryview(b"")  # lets the buffer go
+            if self._batch:
+                self._confirm(len(self._batch))
+                self._batch = []
+
+    def settle(self) -> None:
+        """The connection is over: confirm what was written whole, give the rest back."""
+        whole = 0
+        if self._big is None:
+            written = self._piece_size - len(self._piece) - self._lead
+            for message in self._batch:
+                written -= _frame_size(message)
+                if written < 0:
+                    break
+                whole += 1
+        if whole:
+            self._confirm(whole)
+        self._batch = []
+        self._piece = memoryview(b"")
+        self._big = self._next_fragment = None
+        self._controls.clear()
+        self._own.clear()
+        self._queue.restore()
+
+    def _fill(self) -> None:
+        parts = [self._controls.popleft() for _ in range(len(self._controls))]
+        if self._next_fragment is None:
+            parts += [self._own.popleft() for _ in range(len(self._own))]
+        lead = sum(map(len, parts))
+        batch: list[Message] = []
+        if self._next_fragment is None and self.is_open:
+            batch = self._queue.take_many(_BATCH_MESSAGES, _BATCH_BYTES)
+            if len(batch) == 1 and len(batch[0]) > FRAGMENT_SIZE:
+                self._big = batch[0]
+                self._fragments = self._encoder.fragments(self._big, FRAGMENT_SIZE)
+                self._next_fragment = next(self._fragments)
+            elif batch:
+                parts.append(self._encoder.messages(batch))
+        if self._next_fragment is not None and self._big is not None:
+            parts.append(self._next_fragment)
+            self._next_fragment = next(self._fragments, None)
+            batch = [self._big] if self._next_fragment is None else []
+        if parts:
+            self._begin(parts[0] if len(parts) == 1 else b"".join(parts), batch, lead)
+
+    def _begin(self, frame: bytes, batch: list[Message], lead: int) -> None:
+        self._piece = memoryview(frame)
+        self._piece_size = len(frame)
+        self._lead = lead
+        self._batch = batch
+
+    def _confirm(self, count: int) -> None:
+        self._queue.confirm(count)
+        self._big = None
+        self._on_sent(count)
+
+
+def _frame_size(message: Message) -> int:
+    """Bytes of a client's frame around `message` (RFC 6455, section 5.2): header, mask, payload."""
+    size = len(message.encode()) if isinstance(message, str) else len(message)
+    if size < 126:
+        return 6 + size
+    return (8 if size < 65536 else 14) + size

@@ -1,0 +1,109 @@
+"""What other threads ask of a tunnel's thread: they only post, the tunnel's thread acts."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from tunnel.addresses import TunnelUrl, bearer_header
+from tunnel.errors import AuthenticationFailedError, TunnelError
+from tunnel.secrets import Secret
+from tunnel.transport import DialRequest
+
+AuthToken: TypeAlias = str | Callable[[], str] | None
+"""A bearer token, or what is asked for one before every attempt."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a tunnel leads, and as whom.
+
+    Attributes:
+        url: The server.
+        user_id: Whose connection it is, for the records.
+        token: Sent as ``Authorization: Bearer`` (RFC 6750, section 2.1); a callable is asked before
+            every attempt, so that it can renew what has expired.
+        headers: Further headers of the upgrade.
+        subprotocols: Offered in this order.
+        ssl_context: For wss; None for the default one.
+    """
+
+    url: TunnelUrl
+    user_id: str
+    token: Secret | Callable[[], str] | None
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    subprotocols: tuple[str, ...] = ()
+    ssl_context: ssl.SSLContext | None = None
+
+    def dial_request(self, timeout: float) -> DialRequest:
+        """What the next dial says; asks for a token if that is a callable.
+
+        Raises:
+            TunnelError: The callable raised: what it raised if that is a `TunnelError` or has to do
+                with the network, else an `AuthenticationFailedError`.
+        """
+        headers = self.headers
+        token = self._ask_for_token() if callable(self.token) else self.token
+        if token is not None:
+            headers = (*headers, bearer_header(token))
+        elif self.url.authorization is not None:
+            headers = (*headers, ("Authorization", self.url.authorization.reveal()))
+        return DialRequest(self.url, headers, self.subprotocols, self.ssl_context, timeout)
+
+    def _ask_for_token(self) -> Secret:
+        assert callable(self.token)
+        try:
+            token = self.token()
+            bearer_header(token)
+            return Secret(token)
+        except (TunnelError, OSError) as error:
+            raise TunnelError.from_exception(error) from error
+        except Exception as error:
+            # Not its text: that may quote the token.
+            message = f"the auth_token callable raised {type(error).__name__}"
+            raise AuthenticationFailedError(message) from error
+
+
+# Compared by identity: a mailbox must be able to take one out without running Python code.
+
+
+@dataclass(frozen=True, eq=False)
+class Connect:
+    """Go there; `outcome` gets None, or the error that ended all tries."""
+
+    target: Target
+    outcome: Future[None] = field(default_factory=Future)
+
+
+@dataclass(frozen=True, eq=False)
+class CancelConnect:
+    """Whoever wanted the connection has stopped waiting for it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Close:
+    """End the connection, drained first if `graceful`, by `deadline` on `monotonic()`."""
+
+    graceful: bool
+    deadline: float
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, eq=False)
+class Reconnect:
+    """Give the present link up, if there is one, and dial at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkChange:
+    """The machine's network went away or came back."""
+
+    is_connected: bool
+    network_type: str | None
+
+
+Request: TypeAlias = Connect | CancelConnect | Close | Reconnect | NetworkChange

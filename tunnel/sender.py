@@ -1,0 +1,226 @@
+"""The way of a message out: past the queue if the link is idle, else through it.
+
+The decision to write directly is made under the write lock (`tunnel.writer`): the link is up,
+nothing is queued, nothing is half-written. In every other case the message joins the queue, and
+whoever writes takes it from there; so the order within a priority is that of the calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from itertools import islice
+from typing import Final, Protocol, TypeAlias
+
+from tunnel.clock import Clock
+from tunnel.config import TunnelConfig
+from tunnel.errors import InvalidStateError, MessageTooBigError, PayloadTypeError, QueueFullError
+from tunnel.link import Link
+from tunnel.outbox import Message
+from tunnel.request_queue import RequestPriority, RequestQueue
+from tunnel.worker import Worker
+
+
+class Patience(Enum):
+    """The `timeout` of a send that was not given one: wait for room while connected, only then."""
+
+    WHILE_CONNECTED = "while connected"
+
+
+WHILE_CONNECTED: Final = Patience.WHILE_CONNECTED
+
+SendTimeout: TypeAlias = float | Patience | None
+"""Seconds to wait for room in a full queue; None: for ever; 0: not at all."""
+
+_CHUNK = 256  # messages of `send_many` that are checked and queued at once
+_CALLBACK_BACKLOG = 16 * 2**20  # bytes that callbacks may queue past the bound; they cannot wait
+
+
+class LinkOwner(Protocol):
+    """What a sender needs to know; `tunnel.driver.Driver` says what each means."""
+
+    @property
+    def config(self) -> TunnelConfig: ...  # noqa: D102
+    @property
+    def link(self) -> Link | None: ...  # noqa: D102
+    @property
+    def worker(self) -> Worker: ...  # noqa: D102
+    @property
+    def is_greeting(self) -> bool: ...  # noqa: D102
+    @property
+    def is_closing(self) -> bool: ...  # noqa: D102
+
+
+class Sender:
+    """Takes messages from any thread.
+
+    Args:
+        owner: Knows the link, and which thread is the tunnel's.
+        queue: Where messages wait.
+        clock: Measures time-outs.
+    """
+
+    def __init__(self, owner: LinkOwner, queue: RequestQueue, clock: Clock) -> None:
+        self._owner = owner
+        self._queue = queue
+        self._clock = clock
+        self._backlog = 0  # bytes queued past the bound since the queue was last below it
+
+    def send(
+        self,
+        data: Message | bytearray | memoryview,
+        priority: RequestPriority,
+        expires_in: float | None,
+        timeout: SendTimeout,
+    ) -> None:
+        """See `TunnelService.send`."""
+        message = self._checked(data)
+        _check_terms(priority, expires_in, timeout)
+        owner = self._owner
+        link = owner.link
+        is_own = owner.worker.is_own_thread
+        may_wait = not is_own and timeout != 0
+        if link is not None:
+            if is_own and owner.is_greeting:
+                link.send(message)
+                return
+            if link.writer.write_directly(
+                message,
+                priority,
+                expires_in,
+                may_wait=may_wait,
+                timeout=timeout if isinstance(timeout, (int, float)) else None,
+            ):
+                return
+        if is_own:
+            self._queue_in_callback(message, priority, expires_in)
+        else:
+            self._queue_all([message], priority, expires_in, timeout)
+
+    def send_many(
+        self,
+        messages: Iterable[Message | bytearray | memoryview],
+        priority: RequestPriority,
+        expires_in: float | None,
+        timeout: SendTimeout,
+    ) -> int:
+        """See `TunnelService.send_many`."""
+        if isinstance(messages, (str, bytes, bytearray, memoryview)):
+            raise PayloadTypeError(f"send_many takes several messages, not one {_kind(messages)}")
+        _check_terms(priority, expires_in, timeout)
+        accepted = 0
+        iterator = iter(messages)
+        while chunk := [self._checked(data) for data in islice(iterator, _CHUNK)]:
+            if self._owner.worker.is_own_thread:
+                for message in chunk:
+                    self.send(message, priority, expires_in, timeout)
+                accepted += len(chunk)
+            else:
+                accepted = self._queue_all(chunk, priority, expires_in, timeout, accepted)
+        return accepted
+
+    def _checked(self, data: object) -> Message:
+        """The message to send, unchangeable, if it may be sent."""
+        message: Message
+        limit = self._owner.config.max_message_size
+        if isinstance(data, str):
+            message = data
+            # A character takes four bytes at most; only long or strange texts are encoded to look.
+            size = len(data) if data.isascii() or 4 * len(data) <= limit else len(_encoded(data))
+            if not data.isascii() and size <= limit:
+                _encoded(data)
+        elif isinstance(data, (bytes, bytearray, memoryview)):
+            message = bytes(data)
+            size = len(message)
+        else:
+            raise PayloadTypeError(f"a message is str or bytes-like, not {_kind(data)}")
+        if size > limit:
+            raise MessageTooBigError(
+                f"the message has {size} bytes, and max_message_size is {limit}",
+                size=size,
+                limit=limit,
+            )
+        if self._owner.is_closing:
+            raise InvalidStateError("the tunnel is closing and takes no more messages")
+        return message
+
+    def _queue_all(
+        self,
+        messages: list[Message],
+        priority: RequestPriority,
+        expires_in: float | None,
+        timeout: SendTimeout,
+        accepted: int = 0,
+    ) -> int:
+        """Queue the messages as room permits, and see to it that somebody writes them."""
+        deadline = None
+        if isinstance(timeout, (int, float)):
+            deadline = self._clock.monotonic() + timeout
+        while True:
+            number = self._queue.enqueue_many(messages, priority, expires_in)
+            accepted += number
+            messages = messages[number:]
+            self._write(may_wait=timeout != 0)
+            if not messages:
+                return accepted
+            if not number and not self._wait_for_room(timeout, deadline):
+                raise self._queue.refusal(messages, priority, accepted=accepted)
+
+    def _write(self, *, may_wait: bool) -> None:
+        link = self._owner.link
+        if link is not None:
+            link.writer.flush(may_wait=may_wait)
+
+    def _wait_for_room(self, timeout: SendTimeout, deadline: float | None) -> bool:
+        """Wait for room as long as the terms allow; True: try again."""
+        if self._owner.is_closing:
+            raise InvalidStateError("the tunnel is closing and takes no more messages")
+        if timeout is WHILE_CONNECTED:
+            return self._queue.wait_for_room(unless=lambda: self._owner.link is None)
+        remaining = None if deadline is None else deadline - self._clock.monotonic()
+        if remaining is not None and remaining <= 0:
+            return False
+        # Interrupted when the link is lost, the wait begins anew: a timeout counts across losses.
+        self._queue.wait_for_room(remaining)
+        return True
+
+    def _queue_in_callback(
+        self, message: Message, priority: RequestPriority, expires_in: float | None
+    ) -> None:
+        """Queue without waiting, on the tunnel's thread.
+
+        While connected, past the bound if need be: the thread that could make room is this one. Up
+        to a limit in bytes; beyond that the peer does not read, and something has to give.
+        """
+        try:
+            self._queue.enqueue(message, priority, expires_in)
+            self._backlog = 0
+        except QueueFullError:
+            if self._owner.link is None or self._backlog + len(message) > _CALLBACK_BACKLOG:
+                raise
+            self._backlog += len(message)
+            self._queue.enqueue_beyond(message, priority, expires_in)
+        self._write(may_wait=False)
+
+
+def _check_terms(priority: RequestPriority, expires_in: float | None, timeout: SendTimeout) -> None:
+    if not isinstance(priority, RequestPriority):
+        raise TypeError(f"priority must be a RequestPriority, not {priority!r}")
+    if expires_in is not None and not expires_in > 0:
+        raise ValueError(f"expires_in must be more than 0 seconds, not {expires_in!r}")
+    if timeout is not None and not isinstance(timeout, Patience) and not timeout >= 0:
+        raise ValueError(f"timeout must be at least 0 seconds, not {timeout!r}")
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the text cannot be sent: character {error.start} is a lone surrogate, "
+            "which UTF-8 does not have"
+        ) from None
+
+
+def _kind(data: object) -> str:
+    return type(data).__name__

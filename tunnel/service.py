@@ -1,0 +1,586 @@
+"""The tunnel as an application sees it: connect, send, receive, and stay connected.
+
+A `TunnelService` is a front for three parts: the queue and the writer of the live link, for what
+goes out; the delivery, for what comes in; and the driver on the tunnel's thread, for all that
+happens to the connection. Every public method may be called from any thread. On the tunnel's own
+thread, that is, in a callback, nothing waits: see `TunnelService`.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from random import Random
+from types import TracebackType
+from typing import Any
+
+from loguru import logger
+
+from statemachine import Record
+from tunnel.addresses import TunnelUrl, bearer_header, validate_headers, validate_subprotocols
+from tunnel.clock import SYSTEM_CLOCK, Clock
+from tunnel.config import TunnelConfig
+from tunnel.connection_state_tracker import ConnectionStateTracker
+from tunnel.delivery import CallbackDelivery, Delivery, Inbox
+from tunnel.driver import Driver
+from tunnel.errors import (
+    ConfigurationError,
+    ConnectTimeoutError,
+    InvalidStateError,
+    WouldDeadlockError,
+)
+from tunnel.events import ConnectionEvent, ConnectionEventType
+from tunnel.lifecycle import TunnelConnectionState
+from tunnel.metrics_collector import MetricsCollector, TunnelHealthMetrics
+from tunnel.outbox import Message
+from tunnel.request_queue import RequestPriority, RequestQueue
+from tunnel.requests import (
+    AuthToken,
+    CancelConnect,
+    Close,
+    Connect,
+    NetworkChange,
+    Reconnect,
+    Target,
+)
+from tunnel.secrets import Secret
+from tunnel.sender import WHILE_CONNECTED, Sender, SendTimeout
+from tunnel.state_watch import StateWatches
+from tunnel.transport import Transport, WebSocketTransport
+from tunnel.waker import Waker
+
+_S = TunnelConnectionState
+_GRACE = 1.0  # seconds beyond a time-out that the tunnel's thread gets to end by itself
+_CONNECT_OPTIONS = ("user_id", "wait", "headers", "subprotocols", "ssl_context")
+_LEVELS = {ConnectionEventType.ERROR: "ERROR", ConnectionEventType.DISCONNECTED: "WARNING"}
+
+
+@dataclass(frozen=True)
+class DrainReport:
+    """What a `disconnect` could not get out (requirement 8.1).
+
+    Attributes:
+        unsent: Messages that were not written whole, in their order. They are still in the queue:
+            they go out after a later `connect`, unless the queue is cleared.
+        unacknowledged: Messages that were written and not acknowledged; always empty with a plain
+            peer, which does not acknowledge.
+    """
+
+    unsent: tuple[Message, ...] = ()
+    unacknowledged: tuple[Message, ...] = ()
+
+
+class TunnelService:
+    """A WebSocket connection that comes back, and a queue for the time in between.
+
+    Safe to use from any thread, and a context manager that disconnects at its end. Callbacks run on
+    the tunnel's own thread; there `connect`, `reconnect` and `disconnect` return at once, `send`
+    never waits, and what would have to wait for the tunnel itself raises `WouldDeadlockError`. A
+    callback that raises is logged and harms nothing.
+
+    Args:
+        config: The settings; None: the defaults.
+        request_queue: Where messages wait while there is no link; None: one of the configured size.
+            A given one takes the configured size.
+        on_message: Called with each message, `str` or `bytes`. Without it, read `messages()`.
+        on_state_change: Called with the machine's record of each change of state.
+        on_connected: Called as ``on_connected(service, resumed)`` on each new link. What it sends
+            goes before everything that is queued, on this link alone: log in, subscribe again.
+            `resumed` is False: a plain peer resumes nothing.
+        clock: The source of time; on any but the system's no thread is started (`tunnel.testing`).
+        rng: The source of jitter; None: one of its own.
+        new_transport: Makes the transport of each dial; None: one over websocket-client.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+    """
+
+    def __init__(
+        self,
+        config: TunnelConfig | None = None,
+        *,
+        request_queue: RequestQueue | None = None,
+        on_message: Callable[[Message], object] | None = None,
+        on_state_change: Callable[[Record], object] | None = None,
+        on_connected: Callable[[TunnelService, bool], object] | None = None,
+        clock: Clock | None = None,
+        rng: Random | None = None,
+        new_transport: Callable[[Waker], Transport] | None = None,
+    ) -> None:
+        config = _checked(config)
+        for name, callback in (
+            ("on_message", on_message),
+            ("on_state_change", on_state_change),
+            ("on_connected", on_connected),
+        ):
+            if callback is not None and not callable(callback):
+                raise TypeError(f"{name} must be callable, not {callback!r}")
+        self._clock: Clock = SYSTEM_CLOCK if clock is None else clock
+        self._on_connected = on_connected
+        if request_queue is None:
+            request_queue = RequestQueue(config.max_queue_size, clock=self._clock)
+        self._queue = request_queue
+        self._metrics = MetricsCollector(clock=self._clock)
+        waker = Waker()
+        delivery: Delivery
+        self._inbox: Inbox | None = None
+        if on_message is None:
+            delivery = self._inbox = Inbox(config.receive_high_water, waker.wake)
+        else:
+            delivery = CallbackDelivery(on_message)
+        self._driver = Driver(
+            config,
+            queue=self._queue,
+            delivery=delivery,
+            metrics=self._metrics,
+            clock=self._clock,
+            rng=rng,
+            new_transport=new_transport or WebSocketTransport,
+            waker=waker,
+            on_connected=self._greet,
+            on_rest=self._rest,
+        )
+        self._sender = Sender(self._driver, self._queue, self._clock)
+        self._watches = StateWatches(self._driver.tracker.machine)
+        if on_state_change is not None:
+            self._driver.tracker.machine.subscribe(on_state_change)
+        self._driver.tracker.subscribe(self._log_event)
+
+    def __repr__(self) -> str:
+        """For example ``<TunnelService connected to wss://example.com/, 3 queued>``."""
+        connection = self.tracker.connection
+        where = f" to {connection.server_url}" if connection is not None else ""
+        return f"<TunnelService {self.state.value}{where}, {self._queue.size} queued>"
+
+    def __enter__(self) -> TunnelService:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.disconnect()
+
+    # The connection
+
+    def connect(
+        self,
+        server_url: str,
+        auth_token: AuthToken = None,
+        *,
+        user_id: str | None = None,
+        timeout: float | None = None,
+        wait: bool = True,
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
+        subprotocols: Iterable[str] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        """Connect, and stay connected from then on.
+
+        A first dial that fails is repeated by the policy of the configuration, as long as the error
+        is retryable and automatic reconnection is on. If the call raises, nobody goes on trying.
+
+        Args:
+            server_url: ``ws://`` or ``wss://``.
+            auth_token: A bearer token (RFC 6750), or what is asked for one before every attempt.
+            user_id: Whose connection it is, for the records.
+            timeout: Seconds for all attempts together; None: as many as the policy gives.
+            wait: False: return at once, and go on in the background.
+            headers: Further headers of the upgrade.
+            subprotocols: Offered in this order (RFC 6455, section 1.9).
+            ssl_context: For wss; None: one that verifies against the system's certificates.
+
+        Raises:
+            ConfigurationError, TypeError: An argument is wrong; nothing has changed.
+            InvalidStateError: The tunnel is connected, or about to be.
+            ConnectTimeoutError: The time was up; its cause is the error of the last attempt.
+            TunnelError: The connection failed for good: the error that ended the attempts.
+        """
+        request = Connect(
+            Target(
+                url=TunnelUrl.parse(server_url),
+                user_id=_text("user_id", user_id),
+                token=_token(auth_token),
+                headers=validate_headers(headers),
+                subprotocols=validate_subprotocols(subprotocols),
+                ssl_context=_context(ssl_context),
+            )
+        )
+        timeout = _seconds("timeout", timeout)
+        if self._inbox is not None:
+            self._inbox.open()
+        self._driver.post(request)
+        if wait and not self._driver.worker.is_own_thread:
+            self._await(request, timeout)
+
+    def reconnect(self, *, timeout: float | None = None) -> bool:
+        """Give the link up, if there is one, and dial at once, whatever the backoff had left.
+
+        Args:
+            timeout: Seconds to wait for the new link; None: as many as the policy gives.
+
+        Returns:
+            Whether the tunnel is connected again; on the tunnel's thread False, since nothing
+            waits.
+
+        Raises:
+            InvalidStateError: There was no `connect` yet.
+        """
+        if self.tracker.connection is None:
+            raise InvalidStateError("there is nothing to reconnect to: connect first")
+        timeout = _seconds("timeout", timeout)
+        with self._watches.watch(_S.CONNECTED, _S.ERROR, also_now=False) as watch:
+            self._driver.post(Reconnect())
+            if self._driver.worker.is_own_thread:
+                return False
+            self._driver.worker.wait(watch.seen, timeout)
+        return watch.last == _S.CONNECTED
+
+    def disconnect(self, graceful: bool = True, timeout: float = 10.0) -> DrainReport:
+        """End the connection with close code 1000 (requirements 8.1 and 8.3).
+
+        While not connected it waits for nothing. Messages that are not out by then stay in the
+        queue.
+
+        Args:
+            graceful: Write what is queued first, and wait for the peer's close frame.
+            timeout: Seconds for all of that; it is kept on a dead link, too.
+
+        Returns:
+            What could not be sent; on the tunnel's thread, what is unsent at this moment.
+        """
+        seconds = _seconds("timeout", timeout) or 0.0
+        worker = self._driver.worker
+        if worker.is_running:
+            request = Close(graceful, self._clock.monotonic() + seconds)
+            self._driver.post(request)
+            if not worker.is_own_thread:
+                link = self._driver.link
+                # A callback that blocks would keep the thread from its deadline.
+                if not worker.wait(request.done, seconds) and link is not None:
+                    link.abort()
+                worker.join(_GRACE)
+        return DrainReport(unsent=self._queue.snapshot())
+
+    def handle_network_change(self, is_connected: bool, network_type: str | None = None) -> None:
+        """Tell the tunnel that the machine's network went away or came back (requirement 1.8).
+
+        Gone: a countdown stops. Back: a hanging dial is given up and the next attempt made at once,
+        also if the attempts had been used up; a live link is tested.
+
+        Args:
+            is_connected: Whether there is a network.
+            network_type: What kind, such as "wifi"; for the records.
+        """
+        self._driver.post(NetworkChange(bool(is_connected), network_type))
+
+    def test_connection(self, timeout: float = 5.0) -> bool:
+        """Send a ping and wait for its pong (requirement 6.3); recorded as a health check.
+
+        Args:
+            timeout: Seconds for the answer.
+
+        Returns:
+            Whether it came; False while not connected.
+
+        Raises:
+            WouldDeadlockError: On the tunnel's thread.
+        """
+        self._refuse_own_thread("test_connection")
+        return self._driver.recovery.test_connection(timeout)
+
+    # Messages
+
+    def send(
+        self,
+        data: Message | bytearray | memoryview,
+        *,
+        priority: RequestPriority = RequestPriority.NORMAL,
+        expires_in: float | None = None,
+        timeout: SendTimeout = WHILE_CONNECTED,
+    ) -> None:
+        """Send a message, or queue it while there is no link or others are before it.
+
+        When the call returns the message is accepted: it goes out in the order of the calls within
+        its priority, now or after a reconnection. What the kernel had taken when a link was lost is
+        lost with it, if the peer cannot resume (see "Delivery promises" in the documentation).
+
+        Args:
+            data: `str` goes as a text message, anything bytes-like as a binary one.
+            priority: Which of the queued messages goes first (requirement 5.2).
+            expires_in: Seconds after which it is not worth sending any more; None: always.
+            timeout: Seconds to wait for room when the queue is full. Not given: wait while
+                connected, raise at once while not. None: for ever. 0: never wait.
+
+        Raises:
+            QueueFullError: There was no room in time; the message was not accepted.
+            PayloadTypeError: `data` is neither `str` nor bytes-like.
+            MessageTooBigError: It is longer than `max_message_size`.
+            ValueError: The text has a lone surrogate, or an argument is out of bounds.
+            InvalidStateError: The tunnel is closing.
+        """
+        self._sender.send(data, priority, expires_in, timeout)
+
+    def send_many(
+        self,
+        messages: Iterable[Message | bytearray | memoryview],
+        *,
+        priority: RequestPriority = RequestPriority.NORMAL,
+        expires_in: float | None = None,
+        timeout: SendTimeout = WHILE_CONNECTED,
+    ) -> int:
+        """Send many messages with few writes; the fast way for small ones.
+
+        Args:
+            messages: As for `send`; an iterator is consumed as room permits.
+            priority: As for `send`.
+            expires_in: As for `send`, from the moment that a message is queued.
+            timeout: As for `send`, for each part that finds no room.
+
+        Returns:
+            How many were accepted: all.
+
+        Raises:
+            QueueFullError: There was no room in time; its `accepted` says how many were accepted.
+            PayloadTypeError, MessageTooBigError, ValueError, InvalidStateError: As for `send`. The
+                messages before the wrong one may have been accepted, if there are hundreds.
+        """
+        return self._sender.send_many(messages, priority, expires_in, timeout)
+
+    def messages(self) -> Iterator[Message]:
+        """Iterate over what is received, waiting for each message.
+
+        The iterator ends once nobody works on a connection any more and all was read. Several
+        iterators share the messages. While nobody takes messages, reading pauses at
+        `receive_high_water`.
+
+        Raises:
+            InvalidStateError: Messages go to `on_message`.
+            WouldDeadlockError: On the tunnel's thread.
+        """
+        if self._inbox is None:
+            raise InvalidStateError("messages go to on_message; there is nothing to iterate over")
+        self._refuse_own_thread("messages")
+        return iter(self._inbox)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until everything that was accepted is written.
+
+        Args:
+            timeout: Seconds to wait at most; None: as long as it takes.
+
+        Returns:
+            Whether all is written.
+
+        Raises:
+            WouldDeadlockError: On the tunnel's thread.
+        """
+        self._refuse_own_thread("flush")
+        timeout = _seconds("timeout", timeout)
+        if self._clock is SYSTEM_CLOCK:
+            return self._queue.wait_until_empty(timeout)
+        return self._driver.worker.drive(lambda: self._queue.size == 0, timeout)
+
+    # What is known
+
+    @property
+    def state(self) -> TunnelConnectionState:
+        """Where the connection stands."""
+        return self.tracker.state
+
+    def wait_for(self, *states: TunnelConnectionState, timeout: float | None = None) -> bool:
+        """Wait until the connection is, or since the call began was, in one of `states`.
+
+        Args:
+            *states: One or more.
+            timeout: Seconds to wait at most; None: for ever.
+
+        Returns:
+            Whether it was; False: the time was up.
+
+        Raises:
+            WouldDeadlockError: On the tunnel's thread.
+        """
+        if not states:
+            raise TypeError("wait_for needs at least one state")
+        self._refuse_own_thread("wait_for")
+        timeout = _seconds("timeout", timeout)
+        with self._watches.watch(*states, also_now=True) as watch:
+            return self._driver.worker.wait(watch.seen, timeout)
+
+    def subscribe(self, callback: Callable[[ConnectionEvent], object]) -> Callable[[], None]:
+        """Have `callback` called with every event from now on, on the tunnel's thread.
+
+        Returns:
+            A function that ends the subscription.
+        """
+        return self.tracker.subscribe(callback)
+
+    @property
+    def tracker(self) -> ConnectionStateTracker:
+        """The state, the events and their history. To be read; the tunnel alone fires."""
+        return self._driver.tracker
+
+    @property
+    def metrics(self) -> MetricsCollector:
+        """What was counted: see `MetricsCollector.snapshot`."""
+        self._metrics.record_queue_size(self._queue.size)
+        return self._metrics
+
+    @property
+    def health(self) -> TunnelHealthMetrics:
+        """How good the connection is (requirement 3.5)."""
+        return self.metrics.health()
+
+    @property
+    def config(self) -> TunnelConfig:
+        """The present settings."""
+        return self._driver.config
+
+    def update_config(self, config: TunnelConfig) -> None:
+        """Use other settings from now on.
+
+        Queue size and automatic reconnection change at once, attempts and delays with the next
+        recovery, heartbeat and limits with the next link.
+
+        Raises:
+            TypeError: It is no `TunnelConfig`.
+        """
+        before = self._driver.config
+        self._driver.configure(_checked(config))
+        old, new = before.to_dict(), config.to_dict()
+        changed = {name: value for name, value in new.items() if old[name] != value}
+        self.tracker.record_config_change(metadata=changed)
+
+    def statistics(self) -> dict[str, Any]:
+        """All numbers in one dictionary, ready for JSON."""
+        metrics = self.metrics.snapshot()
+        link = self._driver.link
+        heartbeat = link.heartbeat if link is not None else None
+        return {
+            "connection_state": self.state.value,
+            "queued_requests": self._queue.size,
+            "expired_requests": self._queue.expired,
+            "unacknowledged": 0,
+            "messages_sent": metrics.messages_sent,
+            "messages_received": metrics.messages_received,
+            "messages_waiting": self._inbox.size if self._inbox is not None else 0,
+            "reconnections": metrics.reconnection_count,
+            "reconnect_attempts": self.tracker.reconnect_attempts,
+            "replayed": 0,
+            "duplicates_dropped": 0,
+            "uptime": metrics.uptime,
+            "round_trip": heartbeat.round_trip if heartbeat is not None else None,
+        }
+
+    # Inside
+
+    def _await(self, request: Connect, timeout: float | None) -> None:
+        arrived = threading.Event()
+        request.outcome.add_done_callback(lambda _: arrived.set())
+        worker = self._driver.worker
+        try:
+            in_time = worker.wait(arrived, timeout)
+        except BaseException:  # KeyboardInterrupt: nobody wants the connection any more
+            self._driver.post(CancelConnect())
+            raise
+        if not in_time:
+            self._driver.post(CancelConnect())
+            worker.wait(arrived, _GRACE)
+        error = request.outcome.exception() if arrived.is_set() else None
+        if arrived.is_set() and error is None:
+            return
+        worker.join(_GRACE)
+        if in_time and error is not None:
+            raise error
+        message = f"not connected within {timeout:g} s"
+        raise ConnectTimeoutError(message) from self._driver.last_error
+
+    def _greet(self) -> None:
+        if self._on_connected is not None:
+            self._on_connected(self, False)
+
+    def _rest(self) -> None:
+        if self._inbox is not None:
+            self._inbox.close()
+
+    def _refuse_own_thread(self, call: str) -> None:
+        if self._driver.worker.is_own_thread:
+            raise WouldDeadlockError(f"{call}() on the tunnel's own thread would wait for itself")
+
+    def _log_event(self, event: ConnectionEvent) -> None:
+        connection = self.tracker.connection
+        logger.bind(connection_id=connection.id if connection is not None else None).log(
+            _LEVELS.get(event.type, "INFO"), "{}: {}", event.type.value, event.message
+        )
+
+
+def connect(
+    url: str,
+    *,
+    config: TunnelConfig | None = None,
+    auth_token: AuthToken = None,
+    on_message: Callable[[Message], object] | None = None,
+    timeout: float | None = None,
+    **options: Any,
+) -> TunnelService:
+    """Open a tunnel: connected on return, and a context manager.
+
+    Args:
+        url: ``ws://`` or ``wss://``.
+        config: The settings; None: the defaults.
+        auth_token: As for `TunnelService.connect`.
+        on_message: As for `TunnelService`.
+        timeout: As for `TunnelService.connect`.
+        **options: Further arguments of `TunnelService.connect` (such as `headers`) and of
+            `TunnelService` (such as `on_connected`).
+
+    Raises:
+        TypeError: An option is not known, or of the wrong type.
+        TunnelError: As for `TunnelService.connect`; no thread is left behind.
+    """
+    terms = {name: options.pop(name) for name in _CONNECT_OPTIONS if name in options}
+    service = TunnelService(config, on_message=on_message, **options)
+    service.connect(url, auth_token, timeout=timeout, **terms)
+    return service
+
+
+def _checked(config: TunnelConfig | None) -> TunnelConfig:
+    if config is None:
+        return TunnelConfig()
+    if not isinstance(config, TunnelConfig):
+        raise TypeError(f"config must be a TunnelConfig, not {type(config).__name__}")
+    return config
+
+
+def _token(token: AuthToken) -> Secret | Callable[[], str] | None:
+    if token is None or callable(token):
+        return token
+    bearer_header(token)  # checks it
+    return Secret(token)
+
+
+def _text(name: str, value: str | None) -> str:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    return value or ""
+
+
+def _context(context: ssl.SSLContext | None) -> ssl.SSLContext | None:
+    if context is not None and not isinstance(context, ssl.SSLContext):
+        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {type(context).__name__}")
+    return context
+
+
+def _seconds(name: str, value: float | None) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if not 0 <= value <= threading.TIMEOUT_MAX:
+        raise ConfigurationError(f"{name} must be finite and at least 0 seconds, not {value!r}")
+    return float(value)

@@ -1,0 +1,209 @@
+"""A connected socket that one thread reads and many write, with or without TLS.
+
+Two threads in one `ssl.SSLSocket` crash the interpreter or end the stream for no reason, however
+the calls are spread over `recv` and `send`. What holds: the socket is non-blocking, one lock is
+held around each single call into OpenSSL, and nobody waits while holding it. A plain socket needs
+no lock; the kernel has its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import threading
+from typing import NamedTuple
+
+from tunnel.waker import Waker
+
+TLS_PIECE = 16 * 1024
+"""Bytes per call into OpenSSL: one TLS record. A larger write may take nothing at all."""
+
+
+class Readiness(NamedTuple):
+    """Why a wait ended; all False: its time was up.
+
+    Attributes:
+        readable: Bytes, or the end of the stream, are there to be read.
+        writable: The kernel takes bytes again.
+        woken: The waker was set.
+        ended: The peer's end is there, perhaps behind bytes that are still unread.
+    """
+
+    readable: bool
+    writable: bool
+    woken: bool
+    ended: bool
+
+
+_POLL_IN = getattr(select, "POLLIN", 0)
+_POLL_OUT = getattr(select, "POLLOUT", 0)
+_POLL_END = (
+    getattr(select, "POLLHUP", 0)
+    | getattr(select, "POLLERR", 0)
+    | getattr(select, "POLLRDHUP", 0)  # Linux: the peer has shut its side, unread bytes or not
+)
+
+
+def wait_for(
+    sock: socket.socket, waker: Waker | None, *, read: bool, write: bool, timeout: float | None
+) -> Readiness:
+    """Wait until the socket is ready or the waker is set, `timeout` seconds at most."""
+    if not hasattr(select, "poll"):
+        return _wait_by_select(sock, waker, read=read, write=write, timeout=timeout)
+    poller = select.poll()
+    interest = (_POLL_IN if read else 0) | (_POLL_OUT if write else 0)
+    interest |= getattr(select, "POLLRDHUP", 0)
+    descriptor = sock.fileno()
+    if descriptor < 0:
+        return Readiness(read, write, False, True)  # closed: the next call on it says so
+    poller.register(descriptor, interest)
+    if waker is not None:
+        poller.register(waker, _POLL_IN)
+    # Rounded up: rounded down, the last millisecond of a wait would be spent spinning.
+    milliseconds = None if timeout is None else max(0.0, timeout) * 1000 + 0.999
+    events = woken = 0
+    for ready, mask in poller.poll(milliseconds):
+        if ready == descriptor:
+            events = mask
+        else:
+            woken = mask
+    ended = bool(events & _POLL_END)
+    return Readiness(
+        read and (ended or bool(events & _POLL_IN)),
+        write and (ended or bool(events & _POLL_OUT)),
+        bool(woken),
+        ended,
+    )
+
+
+def _wait_by_select(
+    sock: socket.socket, waker: Waker | None, *, read: bool, write: bool, timeout: float | None
+) -> Readiness:
+    """The same where the system has no poll (Windows)."""
+    if sock.fileno() < 0:
+        return Readiness(read, write, False, True)
+    readers: list[socket.socket | Waker] = [sock] if read else []
+    if waker is not None:
+        readers.append(waker)
+    writers = [sock] if write else []
+    readable, writable, failed = select.select(readers, writers, [sock], timeout)
+    ended = bool(failed)
+    return Readiness(
+        read and (ended or sock in readable),
+        write and (ended or bool(writable)),
+        waker in readable,
+        ended,
+    )
+
+
+class Stream:
+    """A connected, non-blocking stream socket.
+
+    `receive` belongs to the reading thread, `send` to whoever has the write role (see
+    `tunnel.writer`), `abort` to anyone. `close` is for the reading thread, once nobody can be
+    writing.
+    """
+
+    __slots__ = ("_lock", "_sock", "_tls", "waker")
+
+    def __init__(self, sock: socket.socket, waker: Waker) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._tls = isinstance(sock, ssl.SSLSocket)
+        self._lock = threading.Lock() if self._tls else None  # around each call into OpenSSL
+        self.waker = waker
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether the bytes are encrypted."""
+        return self._tls
+
+    @property
+    def socket(self) -> socket.socket:
+        """The socket itself, for its options and addresses."""
+        return self._sock
+
+    def receive(self, size: int) -> bytes | None:
+        """Read at most `size` bytes.
+
+        Returns:
+            The bytes; ``b""`` at the end of the stream; None if there are none now.
+
+        Raises:
+            OSError: The connection broke.
+        """
+        if self._lock is None:
+            try:
+                return self._sock.recv(size)
+            except (BlockingIOError, InterruptedError):
+                return None
+        try:
+            with self._lock:
+                return self._sock.recv(size)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+        except ssl.SSLZeroReturnError:
+            return b""
+
+    def send(self, data: memoryview | bytes) -> int:
+        """Write as much of `data` as the kernel takes now.
+
+        After a call that returns 0 on TLS, the next call must begin with the very same bytes.
+
+        Returns:
+            How many bytes were taken; 0 if none can be now.
+
+        Raises:
+            OSError: The connection broke.
+        """
+        if self._lock is None:
+            try:
+                return self._sock.send(data)
+            except (BlockingIOError, InterruptedError):
+                return 0
+        try:
+            with self._lock:
+                return self._sock.send(data[:TLS_PIECE])
+        except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            return 0
+
+    def wait(self, *, read: bool, write: bool, timeout: float | None) -> Readiness:
+        """The reading thread's wait: for the socket, the waker, or `timeout` seconds.
+
+        On TLS, bytes that OpenSSL holds already do not show here: call `receive` until it returns
+        None before waiting.
+        """
+        return wait_for(self._sock, self.waker, read=read, write=write, timeout=timeout)
+
+    def has_unread(self) -> bool:
+        """Whether bytes, or the end of the stream, wait to be read. For the reading thread."""
+        if self._lock is not None:
+            assert isinstance(self._sock, ssl.SSLSocket)
+            with self._lock:
+                if self._sock.pending():
+                    return True
+        return wait_for(self._sock, None, read=True, write=False, timeout=0).readable
+
+    def wait_writable(self, timeout: float | None) -> bool:
+        """A writer's wait, in any thread; an `abort` ends it too."""
+        return wait_for(self._sock, None, read=False, write=True, timeout=timeout).writable
+
+    def abort(self) -> None:
+        """End the connection at once, in both directions; whoever waits for it is woken.
+
+        The base class's `shutdown`, since `SSLSocket.shutdown` drops its SSL object first, and what
+        another thread writes in that moment would go out in clear. The descriptor stays open, so
+        that nobody can be using it when its number is given to another file.
+        """
+        with contextlib.suppress(OSError):  # not connected any more: that is what was asked for
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self._lock is None:
+            self._sock.close()
+            return
+        with self._lock:
+            self._sock.close()

@@ -1,0 +1,209 @@
+"""A WebSocket connection as bytes after the upgrade: the seam to the network.
+
+`WebSocketTransport` is a `websocket.WebSocket`: the library makes and checks the opening handshake
+(RFC 6455, section 4) and keeps the socket. Frames are ours (`tunnel.frames`), and so are dialling
+and waiting. Tests replace the whole by `tunnel.testing.ScriptedTransport`.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import websocket
+
+from tunnel.addresses import TunnelUrl
+from tunnel.dial import Dial, HandshakeSocket
+from tunnel.errors import ProtocolError, TunnelError
+from tunnel.stream import Readiness, Stream
+from tunnel.waker import Waker
+
+MAX_RESPONSE_SIZE = 64 * 1024
+"""Bytes of the server's answer to the upgrade, headers and body, before it counts as an attack."""
+
+
+@dataclass(frozen=True)
+class DialRequest:
+    """Where to connect, and what to say there.
+
+    Attributes:
+        url: The server.
+        headers: Sent with the upgrade; validated (see `tunnel.addresses.validate_headers`).
+        subprotocols: Offered in this order.
+        ssl_context: For wss; None for one that verifies against the system's certificates.
+        timeout: Seconds for look-up, TCP, TLS and upgrade together.
+    """
+
+    url: TunnelUrl
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # may hold a token
+    subprotocols: tuple[str, ...] = ()
+    ssl_context: ssl.SSLContext | None = None
+    timeout: float = 10.0
+
+
+class Transport(Protocol):
+    """One connection, dialled once.
+
+    `open` and `receive` and `wait` belong to one thread, the tunnel's; `send` and `wait_writable`
+    to whoever has the write role; `abort` to anyone; `close` to the tunnel's thread after the last
+    `send`.
+    """
+
+    @property
+    def waker(self) -> Waker:
+        """What interrupts `open` and `wait`."""
+        ...
+
+    def open(self, request: DialRequest, interrupted: Callable[[], bool]) -> None:
+        """Dial and upgrade.
+
+        Raises:
+            TunnelError: It failed.
+            DialInterrupted: `interrupted` said so after a wake-up.
+        """
+        ...
+
+    @property
+    def response_headers(self) -> dict[str, str]:
+        """The server's, with names in lower case."""
+        ...
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The one that the server chose."""
+        ...
+
+    def receive(self, size: int) -> bytes | None:
+        """At most `size` bytes; ``b""`` at the end; None if there are none now."""
+        ...
+
+    def send(self, data: memoryview | bytes) -> int:
+        """How many bytes were taken; 0 if none can be now, then the same bytes must come first."""
+        ...
+
+    def wait(self, *, read: bool, write: bool, timeout: float | None) -> Readiness:
+        """Wait for bytes, for room, or to be woken."""
+        ...
+
+    def has_unread(self) -> bool:
+        """Whether bytes, or the end of the stream, wait to be read."""
+        ...
+
+    def wait_writable(self, timeout: float | None) -> bool:
+        """Wait for room, in any thread."""
+        ...
+
+    def abort(self) -> None:
+        """End the connection at once; all waits for it end."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the connection held."""
+        ...
+
+
+class WebSocketTransport(websocket.WebSocket):
+    """The `Transport` over websocket-client.
+
+    Args:
+        waker: Interrupts `open` and `wait`.
+    """
+
+    def __init__(self, waker: Waker) -> None:
+        super().__init__(enable_multithread=False)  # its locks guard calls that are not made here
+        self.waker = waker
+        self._stream: Stream | None = None
+        self._rest = b""
+
+    def open(self, request: DialRequest, interrupted: Callable[[], bool]) -> None:
+        """See `Transport.open`."""
+        dial = Dial(request.timeout, self.waker, interrupted)
+        try:
+            self._stream = dial.open_stream(request.url, request.ssl_context)
+            self._upgrade(request, HandshakeSocket(self._stream, dial, MAX_RESPONSE_SIZE))
+        except BaseException as error:
+            self.close()
+            if isinstance(error, TunnelError) or not isinstance(error, Exception):
+                raise
+            raise TunnelError.from_exception(error) from error
+
+    def adopt(self, connection: websocket.WebSocket) -> None:
+        """Take over a connection that websocket-client opened; `connection` is of no use after it.
+
+        Raises:
+            ValueError: It is not connected.
+        """
+        if connection.sock is None or not connection.connected:
+            raise ValueError("the websocket.WebSocket to wrap is not connected")
+        self._stream = Stream(connection.sock, self.waker)
+        self.handshake_response = connection.handshake_response
+        connection.sock, connection.connected = None, False
+
+    @property
+    def response_headers(self) -> dict[str, str]:
+        """See `Transport.response_headers`."""
+        return dict(self.getheaders() or {})
+
+    @property
+    def subprotocol(self) -> str | None:
+        """See `Transport.subprotocol`."""
+        chosen: str | None = self.getsubprotocol()
+        return chosen
+
+    def receive(self, size: int) -> bytes | None:
+        """See `Transport.receive`."""
+        if self._rest:
+            rest, self._rest = self._rest, b""
+            return rest
+        return self._live.receive(size)
+
+    def send(self, data: memoryview | bytes) -> int:  # type: ignore[override]
+        """See `Transport.send`."""
+        return self._live.send(data)
+
+    def wait(self, *, read: bool, write: bool, timeout: float | None) -> Readiness:
+        """See `Transport.wait`."""
+        return self._live.wait(read=read, write=write, timeout=timeout)
+
+    def has_unread(self) -> bool:
+        """See `Transport.has_unread`."""
+        return bool(self._rest) or self._live.has_unread()
+
+    def wait_writable(self, timeout: float | None) -> bool:
+        """See `Transport.wait_writable`."""
+        return self._live.wait_writable(timeout)
+
+    def abort(self) -> None:
+        """See `Transport.abort`."""
+        if self._stream is not None:
+            self._stream.abort()
+
+    def close(self) -> None:  # type: ignore[override]
+        """See `Transport.close`. No close handshake: that is the link's (`tunnel.link`)."""
+        if self._stream is not None:
+            self._stream.close()
+
+    @property
+    def _live(self) -> Stream:
+        if self._stream is None:
+            raise ProtocolError("the transport has not been opened")
+        return self._stream
+
+    def _upgrade(self, request: DialRequest, sock: HandshakeSocket) -> None:
+        self.connect(  # type: ignore[no-untyped-call]  # the library is typed in part
+            request.url.address,
+            socket=sock,
+            header=[f"{name}: {value}" for name, value in request.headers],
+            subprotocols=list(request.subprotocols) or None,
+            redirect_limit=0,  # a redirect would carry the Authorization header elsewhere
+            suppress_origin=True,  # a header of browsers; servers refuse origins unknown to them
+        )
+        self.sock = None  # ours to keep and close
+        self._rest = sock.rest
+        headers = self.response_headers  # RFC 6455, section 4.1, items 5 and 6 of the answer
+        if headers.get("sec-websocket-extensions"):
+            raise ProtocolError("the server chose an extension that was not offered")
+        if headers.get("sec-websocket-protocol") and not request.subprotocols:
+            raise ProtocolError("the server chose a subprotocol that was not offered")

@@ -1,0 +1,93 @@
+"""Waking one thread out of whatever it waits in.
+
+The thread of a tunnel waits in three ways: on a clock (backoff), in a dial, and for its socket. A
+`Waker` ends all three at once: it is an event for the first and a file descriptor for the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable
+
+
+class Waker:
+    """An event that can also be polled.
+
+    `wake` may be called from any thread, also after `close`; everything else belongs to the thread
+    that is woken. That thread calls `clear` *before* it looks at what it may have been woken for:
+    then no wake-up is lost, only one now and then superfluous.
+
+    Attributes:
+        event: Set from `wake` until `clear`.
+    """
+
+    __slots__ = ("_descriptor", "_lock", "_partner", "event")
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self._lock = threading.Lock()  # guards the descriptors, so that a closed one is never used
+        self._descriptor: int | socket.socket | None = None  # made when first polled
+        self._partner: socket.socket | None = None
+
+    def wake(self) -> None:
+        """Wake the thread, now or at its next wait."""
+        if self.event.is_set():
+            return
+        self.event.set()
+        with self._lock:
+            self._signal()
+
+    def clear(self) -> None:
+        """Forget the wake-ups so far."""
+        if not self.event.is_set():
+            return
+        self.event.clear()
+        with self._lock:
+            if isinstance(self._descriptor, int):
+                _ignoring_would_block(os.eventfd_read, self._descriptor)
+            elif self._descriptor is not None:
+                _ignoring_would_block(self._descriptor.recv, 4096)
+        if self.event.is_set():  # woken in between: the byte just read may have been that one's
+            with self._lock:
+                self._signal()
+
+    def fileno(self) -> int:
+        """The descriptor that is readable while the waker is set."""
+        with self._lock:
+            if self._descriptor is None:
+                if hasattr(os, "eventfd"):  # one descriptor in place of two; Linux only
+                    self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                else:
+                    self._descriptor, self._partner = socket.socketpair()
+                    self._descriptor.setblocking(False)
+                    self._partner.setblocking(False)
+                if self.event.is_set():
+                    self._signal()
+            if isinstance(self._descriptor, int):
+                return self._descriptor
+            return self._descriptor.fileno()
+
+    def close(self) -> None:
+        """Give the descriptors back; a later `fileno` would make new ones."""
+        with self._lock:
+            if isinstance(self._descriptor, int):
+                os.close(self._descriptor)
+            elif self._descriptor is not None:
+                self._descriptor.close()
+            if self._partner is not None:
+                self._partner.close()
+            self._descriptor = self._partner = None
+
+    def _signal(self) -> None:
+        if isinstance(self._descriptor, int):
+            _ignoring_would_block(os.eventfd_write, self._descriptor, 1)
+        elif self._partner is not None:
+            _ignoring_would_block(self._partner.send, b"\0")
+
+
+def _ignoring_would_block(call: Callable[..., object], *arguments: object) -> None:
+    with contextlib.suppress(BlockingIOError):
+        call(*arguments)
