@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tunnel import errors
 from tunnel.error_codes import ERROR_CODES, ErrorCode
 from tunnel.errors import TunnelError
 
@@ -31,7 +32,7 @@ the time in seconds that the server asked for, if it did.
 
 
 def error_classes() -> dict[str, list[type[TunnelError]]]:
-    """The classes of this package that have each code."""
+    """The public classes that have each code."""
 
     def tree(root: type[TunnelError]) -> Iterator[type[TunnelError]]:
         yield root
@@ -40,7 +41,8 @@ def error_classes() -> dict[str, list[type[TunnelError]]]:
 
     found: dict[str, list[type[TunnelError]]] = {}
     for cls in tree(TunnelError):
-        if cls.__module__.startswith("tunnel."):  # others, in programs, are not ours to document
+        # A subclass elsewhere, in a program or for one module's own use, is not documented.
+        if cls.__module__ in (TunnelError.__module__, errors.__name__):
             found.setdefault(cls.code, []).append(cls)
     return found
 

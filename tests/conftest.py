@@ -11,6 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A loaded machine is no bug. In CI (.ci/run sets it) the same examples are tried each time, so that
+# a change is not blamed for what chance found; elsewhere chance goes on looking.
+settings.register_profile(
+    "project",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("project")
 
 GRACE = 5.0
 """Seconds that threads and descriptors get, real time, to go away by themselves after a test."""

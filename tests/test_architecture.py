@@ -30,8 +30,10 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         frozenset(
             {
                 "tunnel.driver",
+                "tunnel.heartbeat_websocket",
                 "tunnel.prometheus",
                 "tunnel.requests",
+                "tunnel.sender",
                 "tunnel.service",
                 "tunnel.worker",
             }
@@ -50,8 +52,10 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "tunnel.metrics_collector",
                 "tunnel.outbox",
                 "tunnel.queue_entries",
+                "tunnel.queue_flush",
                 "tunnel.request_queue",
                 "tunnel.state_effects",
+                "tunnel.state_watch",
                 "tunnel.tracker_snapshot",
                 "tunnel.websocket_heartbeat",
                 "tunnel.writer",
@@ -89,6 +93,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "tunnel.events",
                 "tunnel.handshake_errors",
                 "tunnel.lifecycle",
+                "tunnel.log_line",
                 "tunnel.secrets",
                 "tunnel.timers",
             }

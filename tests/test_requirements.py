@@ -9,31 +9,30 @@ import list_requirements as page  # setup.cfg puts docs/ on the path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+MARKS = page.collect(ROOT / "tests")
 
 
 def test_the_page_is_current() -> None:
     """docs/requirements.rst is what the script makes of the tests as they are now."""
-    expected = page.render(page.collect(ROOT / "tests"))
-    assert page.PAGE.read_text("utf-8") == expected, "stale; run: make requirements"
+    current = page.PAGE.read_text("utf-8")
+    assert current == page.render(MARKS), "stale; run: make requirements"
 
 
 def test_what_is_promised_is_tested() -> None:
     """Each requirement of the seed or of its next steps has a test, unless marked as planned."""
-    marks = page.collect(ROOT / "tests")
     untested = [
         f"{requirement.number}: {requirement.text}"
         for requirement in page.REQUIREMENTS
         if requirement.origin != "goal"
         and not requirement.planned
-        and not page.tests_of(requirement, marks)
+        and not page.tests_of(requirement, MARKS)
     ]
     assert not untested, "no test bears these numbers:\n" + "\n".join(untested)
 
 
 def test_what_is_planned_is_not_there_yet() -> None:
     """A requirement that has tests is not marked as planned any more."""
-    marks = page.collect(ROOT / "tests")
-    done = [r.number for r in page.REQUIREMENTS if r.planned and page.tests_of(r, marks)]
+    done = [r.number for r in page.REQUIREMENTS if r.planned and page.tests_of(r, MARKS)]
     assert not done, f"take the planned mark away from {', '.join(done)}"
 
 
@@ -44,10 +43,9 @@ def test_only_the_queue_on_disk_is_planned() -> None:
 
 def test_marks_name_requirements_that_exist() -> None:
     """A number in a mark that no requirement has is a slip of the pen."""
-    marks = page.collect(ROOT / "tests")
     unknown = {
         number: ids
-        for number, ids in marks.items()
+        for number, ids in MARKS.items()
         if not any(requirement.covers(number) for requirement in page.REQUIREMENTS)
     }
     assert not unknown

@@ -206,11 +206,21 @@ class HandshakeSocket:
     The library reads its answer byte by byte from a blocking socket with a time-out per call. This
     reads ahead, under the dial's deadline, interruptibly, and no more than `limit` bytes. What was
     read beyond the end of the headers belongs to the WebSocket: see `rest`.
+
+    Two faults of the library's request are put right on its way through: it drops the parameters
+    of a path (``/a;b=1``), and encodes header values as UTF-8, not as Latin-1 (RFC 7230, 3.2.4).
+
+    Args:
+        stream: Connected.
+        dial: Gives the deadline, and says when to stop.
+        resource: What is requested, as it is to be on the wire.
+        limit: Bytes that the answer may have.
     """
 
-    def __init__(self, stream: Stream, dial: Dial, limit: int) -> None:
+    def __init__(self, stream: Stream, dial: Dial, resource: str, limit: int) -> None:
         self._stream = stream
         self._dial = dial
+        self._resource = resource
         self._limit = limit
         self._buffer = b""
         self._position = 0
@@ -234,8 +244,10 @@ class HandshakeSocket:
         return data
 
     def send(self, data: bytes) -> int:
-        """Write all of `data`."""
-        view = memoryview(data)
+        """Write the request, all of it."""
+        _, _, headers = data.decode("utf-8").partition("\r\n")
+        request = f"GET {self._resource} HTTP/1.1\r\n{headers}".encode("latin-1")
+        view = memoryview(request)
         while view:
             taken = self._stream.send(view)
             if not taken:

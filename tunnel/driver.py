@@ -332,7 +332,8 @@ class Driver(StateEffects):
     def _recover(self) -> None:
         self.recovery.attempt_recovery()
         self._note_attempt(self.tracker.state is _S.CONNECTED)
-        self.last_error = self._manager.last_error or self.last_error
+        if self.tracker.state is _S.DISCONNECTED:  # called off; an error says so itself
+            self.last_error = self._manager.last_error or self.last_error
 
     def _dial_again(self) -> None:
         """One attempt of a recovery."""

@@ -160,6 +160,11 @@ class HeartbeatWebSocket:
         """Why the connection was lost; None while it lasts, and after a `close`."""
         return self._watch.error
 
+    @property
+    def worker(self) -> Worker:
+        """The connection's thread; for `tunnel.testing.drive`."""
+        return self._watch.worker
+
     def get_heartbeat_stats(self) -> dict[str, Any]:
         """The statistics of the heartbeat: see `WebSocketHeartbeat.get_stats`."""
         return self._watch.heartbeat_stats()

@@ -136,6 +136,7 @@ class Link:
         self._is_paused = False
         self._end_in_sight = False  # the stream's end is there, behind bytes that are unread
         self._suspected = False  # the heartbeat has heard nothing for too long
+        self._lost_pings = 0  # as far as they were counted
         self._probes: dict[bytes, Probe] = {}
         self.heartbeat = self._start_heartbeat(config)
 
@@ -278,11 +279,18 @@ class Link:
             round_trip = self.heartbeat.on_pong(payload)
             if round_trip is not None:
                 self._metrics.record_latency(round_trip)
+            self._count_lost_pings()
         answered = self._probes if payload is None else {payload}
         for key in tuple(answered):
             probe = self._probes.pop(key, None)
             if probe is not None:
                 probe.finish(True)
+
+    def _count_lost_pings(self) -> None:
+        if self.heartbeat is not None:
+            for _ in range(self.heartbeat.missed_pongs - self._lost_pings):
+                self._metrics.record_ping_lost()
+            self._lost_pings = self.heartbeat.missed_pongs
 
     # Waiting
 

@@ -241,10 +241,11 @@ class ReconnectionRun:
         """Wait for a wish, or for so long. Returns how long it took."""
         clock = self._settings.clock
         started = clock.monotonic()
-        clock.wait(self._wake, seconds)
+        woken = clock.wait(self._wake, seconds)
         waited = clock.monotonic() - started
         self._progress.total_delay += waited
-        return waited
+        # Exactly: what rounding would leave of the wait may be too little to be waited for.
+        return waited if woken or seconds is None else seconds
 
     def attempt(self) -> None:
         """Make an attempt.

@@ -11,8 +11,8 @@ write failed is the first to go out on the next connection, whatever its priorit
 What is taken still fills the queue until it is confirmed. A full queue refuses (requirement 5.4);
 it never drops. Only `adopt`, which registers what is already half out, and `enqueue_beyond` may go
 past the bound. The one way an item leaves without being handed out is its own expiry, and that is
-counted in `expired`. Expiry counts while an item waits; one that was taken is the consumer's, and is
-judged again on `restore`.
+counted in `expired`. Expiry counts while an item waits; one that was taken is the consumer's, and
+is judged again on `restore`.
 
 Backpressure (requirement 5.3) is signalled when at least 80 % of the bound is in use, and again
 when it is less. There is no second, lower threshold: what a subscriber was told last is what holds.
@@ -381,11 +381,11 @@ class RequestQueue:
         is_for_room: bool,
     ) -> bool:
         deadline = NEVER if timeout is None else self._clock.monotonic() + timeout
-        waiter = _Waiter(is_for_room)
+        waiter = _Waiter(condition, is_for_room)
         with self._lock:
             self._waiters.append(waiter)
         try:
-            while not self._locked(self._look, waiter, condition):
+            while not self._locked(self._look, waiter):
                 if waiter.interrupted or (unless is not None and unless()):
                     return False
                 now = self._clock.monotonic()
@@ -400,11 +400,11 @@ class RequestQueue:
             with self._lock:
                 self._waiters.remove(waiter)
 
-    def _look(self, waiter: _Waiter, condition: Callable[[], bool]) -> bool:
+    def _look(self, waiter: _Waiter) -> bool:
         # Cleared under the lock that guards what is looked at: a later wake-up is not lost.
         waiter.event.clear()
         waiter.next_expiry = self._entries.next_expiry
-        return condition()
+        return waiter.condition()
 
     def interrupt(self) -> None:
         """End the waits for room that are under way, as when the link is lost."""
@@ -450,8 +450,9 @@ class RequestQueue:
             held = entries.waiting + len(entries.taken)
             if (held >= backpressure.threshold) is not backpressure.is_on:
                 backpressure.turn(held)
-            if self._waiters and held < self._max_size:
-                self._wake()
+            for waiter in self._waiters:
+                if waiter.condition():
+                    waiter.event.set()
         if backpressure.pending:
             backpressure.deliver()
         return result
@@ -460,9 +461,10 @@ class RequestQueue:
 class _Waiter:
     """One thread that waits. Its fields are guarded by the queue's lock."""
 
-    __slots__ = ("event", "interrupted", "is_for_room", "next_expiry")
+    __slots__ = ("condition", "event", "interrupted", "is_for_room", "next_expiry")
 
-    def __init__(self, is_for_room: bool) -> None:
+    def __init__(self, condition: Callable[[], bool], is_for_room: bool) -> None:
+        self.condition = condition  # needs the lock
         self.is_for_room = is_for_room
         self.event = threading.Event()
         self.interrupted = False

@@ -60,7 +60,9 @@ class Target:
             token = self.token()
             bearer_header(token)
             return Secret(token)
-        except (TunnelError, OSError) as error:
+        except TunnelError:
+            raise
+        except OSError as error:
             raise TunnelError.from_exception(error) from error
         except Exception as error:
             # Not its text: that may quote the token.

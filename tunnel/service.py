@@ -50,6 +50,7 @@ from tunnel.sender import WHILE_CONNECTED, Sender, SendTimeout
 from tunnel.state_watch import StateWatches
 from tunnel.transport import Transport, WebSocketTransport
 from tunnel.waker import Waker
+from tunnel.worker import Worker
 
 _S = TunnelConnectionState
 _GRACE = 1.0  # seconds beyond a time-out that the tunnel's thread gets to end by itself
@@ -255,7 +256,7 @@ class TunnelService:
         """
         seconds = _seconds("timeout", timeout) or 0.0
         worker = self._driver.worker
-        if worker.is_running:
+        if worker.is_running or self.state is not _S.DISCONNECTED:
             request = Close(graceful, self._clock.monotonic() + seconds)
             self._driver.post(request)
             if not worker.is_own_thread:
@@ -476,6 +477,11 @@ class TunnelService:
             "uptime": metrics.uptime,
             "round_trip": heartbeat.round_trip if heartbeat is not None else None,
         }
+
+    @property
+    def worker(self) -> Worker:
+        """The tunnel's thread; for `tunnel.testing.drive`."""
+        return self._driver.worker
 
     # Inside
 

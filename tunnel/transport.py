@@ -17,6 +17,7 @@ import websocket
 from tunnel.addresses import TunnelUrl
 from tunnel.dial import Dial, HandshakeSocket
 from tunnel.errors import ProtocolError, TunnelError
+from tunnel.handshake_errors import error_for_status
 from tunnel.stream import Readiness, Stream
 from tunnel.waker import Waker
 
@@ -116,18 +117,22 @@ class WebSocketTransport(websocket.WebSocket):
         self.waker = waker
         self._stream: Stream | None = None
         self._rest = b""
+        self._offered: tuple[str, ...] = ()
 
     def open(self, request: DialRequest, interrupted: Callable[[], bool]) -> None:
         """See `Transport.open`."""
         dial = Dial(request.timeout, self.waker, interrupted)
         try:
             self._stream = dial.open_stream(request.url, request.ssl_context)
-            self._upgrade(request, HandshakeSocket(self._stream, dial, MAX_RESPONSE_SIZE))
+            sock = HandshakeSocket(self._stream, dial, request.url.resource, MAX_RESPONSE_SIZE)
+            self._upgrade(request, sock)
         except BaseException as error:
             self.close()
             if isinstance(error, TunnelError) or not isinstance(error, Exception):
                 raise
-            raise TunnelError.from_exception(error) from error
+            # The library's frames hold the request's headers, and so the token: not to be kept.
+            translated = TunnelError.from_exception(error.with_traceback(None))
+            raise translated from translated.__cause__
 
     def adopt(self, connection: websocket.WebSocket) -> None:
         """Take over a connection that websocket-client opened; `connection` is of no use after it.
@@ -150,7 +155,8 @@ class WebSocketTransport(websocket.WebSocket):
     def subprotocol(self) -> str | None:
         """See `Transport.subprotocol`."""
         chosen: str | None = self.getsubprotocol()
-        return chosen
+        # The library compares and reports it in lower case; we name it as it was offered.
+        return next((name for name in self._offered if name.lower() == chosen), None)
 
     def receive(self, size: int) -> bytes | None:
         """See `Transport.receive`."""
@@ -192,14 +198,13 @@ class WebSocketTransport(websocket.WebSocket):
         return self._stream
 
     def _upgrade(self, request: DialRequest, sock: HandshakeSocket) -> None:
-        self.connect(  # type: ignore[no-untyped-call]  # the library is typed in part
-            request.url.address,
-            socket=sock,
-            header=[f"{name}: {value}" for name, value in request.headers],
-            subprotocols=list(request.subprotocols) or None,
-            redirect_limit=0,  # a redirect would carry the Authorization header elsewhere
-            suppress_origin=True,  # a header of browsers; servers refuse origins unknown to them
-        )
+        try:
+            self._shake_hands(request, sock)
+        except websocket.WebSocketException:
+            answer = self.handshake_response
+            if answer is not None and 300 <= answer.status <= 399:
+                raise error_for_status(answer.status, answer.headers) from None
+            raise
         self.sock = None  # ours to keep and close
         self._rest = sock.rest
         headers = self.response_headers  # RFC 6455, section 4.1, items 5 and 6 of the answer
@@ -207,3 +212,15 @@ class WebSocketTransport(websocket.WebSocket):
             raise ProtocolError("the server chose an extension that was not offered")
         if headers.get("sec-websocket-protocol") and not request.subprotocols:
             raise ProtocolError("the server chose a subprotocol that was not offered")
+        self._offered = request.subprotocols
+
+    def _shake_hands(self, request: DialRequest, sock: HandshakeSocket) -> None:
+        self.connect(  # type: ignore[no-untyped-call]  # the library is typed in part
+            request.url.address,
+            socket=sock,
+            host=request.url.host_header,  # the library's own has no port on ws://host:443
+            header=[f"{name}: {value}" for name, value in request.headers],
+            subprotocols=list(request.subprotocols) or None,
+            redirect_limit=0,  # a redirect would carry the Authorization header elsewhere
+            suppress_origin=True,  # a header of browsers; servers refuse origins unknown to them
+        )

@@ -199,10 +199,12 @@ class Heartbeat:
         if now - self._planned > max(1.0, self.ping_interval / 2):
             self.last_proof = now
             self.last_ping = None
-        if now - self.last_proof >= self.pong_timeout:
+        # Both compared as `_next_due` computes them: a difference may round to just below the
+        # interval, and the next poll would be due at once, for ever.
+        if now >= self.last_proof + self.pong_timeout:
             self._machine.fire("silence")
             return HeartbeatVerdict.SILENCE
-        due = self.last_ping is None or now - self.last_ping >= self.ping_interval
+        due = self.last_ping is None or now >= self.last_ping + self.ping_interval
         if not due:
             self._planned = self._next_due()
         return HeartbeatVerdict.PING if due else HeartbeatVerdict.NOTHING

@@ -86,6 +86,11 @@ class Worker:
         """Whether the caller is within `step`, that is, in a callback of the application's."""
         return self._runner == threading.get_ident()
 
+    @property
+    def is_threaded(self) -> bool:
+        """Whether the work is done by a thread of its own, not by whoever calls `step`."""
+        return self._threaded
+
     def join(self, timeout: float | None) -> None:
         """Wait for the end of the thread, `timeout` seconds at most. From any thread but it."""
         thread = self._thread

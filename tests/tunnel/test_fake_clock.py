@@ -158,6 +158,16 @@ def test_waiting_in_vain_takes_the_whole_timeout() -> None:
     assert time.perf_counter() - started < 5.0
 
 
+def test_the_shortest_wait_makes_progress() -> None:
+    """A loop that waits for what rounding has left of its time comes to an end."""
+    clock = FakeClock()
+    clock.advance(1e9)
+    before = clock.monotonic()
+    assert before + 1e-12 == before
+    clock.wait(threading.Event(), 1e-12)
+    assert clock.monotonic() > before
+
+
 @pytest.mark.parametrize("timeout", [0.0, -1.0])
 def test_waiting_for_no_time_runs_what_is_due(timeout: float) -> None:
     """A timeout that is over already moves nothing, but timers that are due run."""

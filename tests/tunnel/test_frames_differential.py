@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from websockets import frames as theirs
 from websockets.client import ClientProtocol
@@ -24,6 +24,7 @@ from wsproto.frame_protocol import FrameProtocol, Opcode, ParseFailed
 
 from tunnel.frames import Close, FrameDecoder, Ping, Pong
 
+untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 LIMIT = 5000  # bytes in a message; the others are not held to it
 
 Item = tuple[str, object]
@@ -279,6 +280,7 @@ libraries = pytest.mark.parametrize("library", [by_wsproto, by_websockets])
 
 
 @libraries
+@untimed
 @given(stream=streams(), cuts=all_cuts)
 def test_they_agree(library: Callable[[bytes], Outcome], stream: bytes, cuts: list[int]) -> None:
     """On streams of frames, some of them bent, ours and theirs find the same."""
@@ -287,7 +289,7 @@ def test_they_agree(library: Callable[[bytes], Outcome], stream: bytes, cuts: li
 
 @pytest.mark.slow
 @libraries
-@settings(max_examples=500, deadline=None)
+@settings(untimed, max_examples=500)
 @given(stream=streams() | st.binary(max_size=200), cuts=all_cuts)
 def test_they_agree_at_length(
     library: Callable[[bytes], Outcome], stream: bytes, cuts: list[int]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
@@ -18,6 +18,7 @@ from tunnel import masking
 from tunnel.frames import Close, FrameDecoder, FrameEncoder, Incoming, Ping, Pong, encoder
 from tunnel.frames.rules import is_legal_close_code
 
+untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SIZES = (0, 1, 125, 126, 127, 255, 256, 65535, 65536, 65537)
 SURROGATE = "the text has a lone surrogate at index 2"
 
@@ -104,6 +105,7 @@ def test_an_empty_batch_is_nothing() -> None:
     assert FrameEncoder(mask=False).messages([]) == b""
 
 
+@untimed
 @given(st.lists(st.text(max_size=300) | st.binary(max_size=300), max_size=8), st.booleans())
 def test_another_library_understands_batches(batch: list[str | bytes], mask: bool) -> None:
     """wsproto, as the other end, gets the messages of a batch as they were."""
@@ -116,6 +118,7 @@ def test_another_library_understands_batches(batch: list[str | bytes], mask: boo
     assert [frame.opcode for frame in frames] == [kinds[type(data)] for data in batch]
 
 
+@untimed
 @given(st.text(max_size=40) | st.binary(max_size=40), st.integers(1, 50))
 def test_fragments_make_the_message(data: str | bytes, size: int) -> None:
     """Fragments are no bigger than asked, only the last is final; joined they are the message."""
@@ -237,7 +240,7 @@ def test_close_frames_are_understood() -> None:
     assert understood(out.close(None)) == [Close(1005, "")]
     assert FrameEncoder(mask=False).close(None) == b"\x88\x00"
     assert understood(out.close(4999, "é" * 61 + "x")) == [Close(4999, "é" * 61 + "x")]
-    for code in filter(is_legal_close_code, range(65536)):
+    for code in filter(is_legal_close_code, range(5100)):
         assert understood(out.close(code, "why")) == [Close(code, "why")]
 
 

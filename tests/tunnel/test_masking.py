@@ -9,11 +9,12 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tunnel import masking
 
+untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SIZES = (0, 1, 2, 3, 4, 5, 7, 8, 64, 125, 126, 255, 256, 257, 258, 259, 1024, 65537)
 MODULES = {"websockets": "websockets.speedups", "wsaccel": "wsaccel.xormask"}
 
@@ -54,6 +55,7 @@ def test_the_masker_in_use_is_named() -> None:
     assert masking.apply_mask(b"Hello", b"\x37\xfa\x21\x3d") == b"\x7f\x9f\x4d\x51\x58"
 
 
+@untimed
 @given(st.binary(max_size=600), st.binary(min_size=4, max_size=4))
 def test_python_masks_any_bytes_with_any_key(data: bytes, key: bytes) -> None:
     """The masker in Python alone agrees with the definition, below and above its threshold."""

@@ -17,12 +17,14 @@ from tunnel.errors import (
     RateLimitedError,
     TunnelError,
 )
+from tunnel.log_line import LineLog
 from tunnel.reconnection_manager import (
     Backoff,
     ReconnectionAttempt,
     ReconnectionManager,
     ReconnectionOutcome,
 )
+from tunnel.reconnection_run import AttemptFailed, Progress, ReconnectionRun, RunSettings
 from tunnel.testing import FakeClock
 
 REFUSED = ConnectionRefusedError("nobody there")
@@ -45,7 +47,7 @@ class Server:
 
     @property
     def waits(self) -> list[float]:
-        return [b - a for a, b in zip([0.0, *self.times], self.times)]  # noqa: B905 # 3.10 style
+        return [b - a for a, b in zip([0.0, *self.times], self.times, strict=False)]
 
 
 def plain(clock: FakeClock, **arguments: Any) -> ReconnectionManager:
@@ -480,7 +482,7 @@ def test_wishes_concern_only_the_run_under_way() -> None:
 
 @pytest.mark.requirement("1.8")
 def test_retry_now_ends_the_wait_and_counts_anew() -> None:
-    """The network is back: the attempt is made at once, as the first of all, with its delay to come."""
+    """The network is back: the attempt is made at once, as the first of all."""
     clock = FakeClock()
     manager = plain(clock, max_attempts=3)
     server = Server(clock, REFUSED, REFUSED, REFUSED, REFUSED, None)
@@ -621,8 +623,8 @@ def test_the_later_wish_counts() -> None:
     clock = FakeClock()
     manager = plain(clock)
     server = Server(clock, None)
-    at(clock, 1.0, manager.retry_now, manager.pause)
-    at(clock, 9.0, manager.pause, manager.retry_now)
+    at(clock, 1.0, lambda: [manager.retry_now(), manager.pause()])
+    at(clock, 9.0, lambda: [manager.pause(), manager.retry_now()])
     assert manager.attempt_reconnection(server.connect)
     assert server.times == [9.0]
 
@@ -653,30 +655,71 @@ def test_wishes_from_before_wait_hold_for_that_wait(
     assert server.times == times
 
 
-def test_a_wish_between_failure_and_decision_is_not_lost() -> None:
-    """Whatever tenacity asks first: a wish that comes between its questions is honoured."""
-    # on_log is the one thing called in between: it hears of the attempt, here it acts after it.
+@pytest.mark.parametrize(
+    ("moment", "late", "maximum"),
+    [
+        ("next_delay", False, 3),
+        ("next_delay", True, 3),
+        ("is_over", False, 2),
+        ("is_over", True, 2),
+        ("is_over", True, 3),
+        ("announce", False, 3),
+        ("announce", True, 3),
+        ("count_down", False, 3),
+    ],
+)
+@pytest.mark.parametrize("wish", ["cancel", "retry_now"])
+def test_a_wish_between_two_questions_is_not_lost(
+    moment: str, late: bool, maximum: int, wish: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever a wish comes after a failure, it is honoured, or told that it is too late."""
     clock = FakeClock()
-    for wish, outcome, attempts in [
-        ("cancel", ReconnectionOutcome.CANCELLED, 1),
-        ("retry_now", ReconnectionOutcome.SUCCEEDED, 2),
-    ]:
-        manager = plain(clock, max_attempts=1)
-        server = Server(clock, REFUSED, None)
-        draws = iter((0.0, 0.0, 0.0, 0.0))
+    manager = plain(clock, max_attempts=maximum)
+    server = Server(clock, REFUSED, REFUSED, None)
+    accepted: list[bool] = []
+    original = getattr(ReconnectionRun, moment)
 
-        class Chance(random.Random):
-            """Drawing the next delay is when the wish comes."""
+    def question(run: ReconnectionRun, *args: float) -> object:
+        come = len(server.times) == 2 and not accepted
+        if come and not late:
+            accepted.append(getattr(manager, wish)())
+        try:
+            return original(run, *args)
+        finally:
+            if come and late:
+                accepted.append(getattr(manager, wish)())
 
-            def uniform(self, a: float, b: float) -> float:
-                if len(server.times) == 1:  # noqa: B023 # used within the turn
-                    getattr(manager, wish)()  # noqa: B023
-                return next(draws)  # noqa: B023
+    monkeypatch.setattr(ReconnectionRun, moment, question)
+    manager.attempt_reconnection(server.connect)
+    if (moment, late, maximum) == ("is_over", True, 2):
+        assert accepted == [False]
+        assert manager.outcome is ReconnectionOutcome.EXHAUSTED
+    else:
+        assert accepted == [True]
+        wanted = "CANCELLED" if wish == "cancel" else "SUCCEEDED"
+        assert manager.outcome is ReconnectionOutcome[wanted]
+        assert clock.monotonic() == 6.0
 
-        manager = plain(clock, max_attempts=1, rng=Chance())
-        manager.attempt_reconnection(server.connect)
-        assert manager.outcome is outcome
-        assert len(server.times) == attempts
+
+@pytest.mark.parametrize("stop_first", [False, True])
+def test_the_order_of_the_questions_does_not_matter(stop_first: bool) -> None:
+    """Whether to stop and how long to wait are asked in either order, by tenacity's version."""
+    settings = RunSettings(Backoff(jitter=0), 1, FakeClock(), random.Random(), LineLog(None))
+    run: ReconnectionRun
+
+    def connect() -> None:
+        assert run.hurry()
+        raise REFUSED
+
+    run = ReconnectionRun(settings, Progress(), connect, None, None, None)
+    with pytest.raises(AttemptFailed):
+        run.attempt()
+    if stop_first:
+        assert not run.is_over()
+        assert run.next_delay() == 0.0
+    else:
+        assert run.next_delay() == 0.0
+        assert not run.is_over()
 
 
 # Real threads
@@ -703,7 +746,7 @@ def test_another_thread_ends_a_real_wait_at_once(wish: str) -> None:
 
 
 def test_no_wish_is_lost_whenever_it_comes() -> None:
-    """Cancel races with attempts that fail at once: the run always ends, and is always cancelled."""
+    """Cancel races with attempts that fail at once: the run always ends, always cancelled."""
     manager = ReconnectionManager(None, 1e-6, 1e-6)
     attempts = threading.Semaphore(0)
 

@@ -118,7 +118,9 @@ class FakeClock:
         if timeout is None:
             deadline = math.inf
         elif math.isfinite(timeout):
-            deadline = self.monotonic() + max(0.0, timeout)
+            now = self.monotonic()
+            # Time that is waited for passes, even if it is too little to make a difference.
+            deadline = max(now + timeout, math.nextafter(now, math.inf)) if timeout > 0 else now
         else:
             raise ValueError(f"a timeout is a finite number of seconds or None, not {timeout!r}")
         if self._run(deadline, event):

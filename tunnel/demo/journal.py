@@ -1,0 +1,103 @@
+"""What the connection went through: states, attempts and recoveries, without thread or socket.
+
+All times are seconds on one monotonic clock, and given by the caller.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tunnel.lifecycle import TunnelConnectionState
+
+_S = TunnelConnectionState
+_UP = (_S.CONNECTED, _S.CLOSING)
+
+UNEXPECTED = "unexpected"
+"""The cut to which a loss is put down that nobody had announced."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An attempt to reconnect that is waited for or under way.
+
+    Attributes:
+        number: Counted from 1.
+        maximum: How many there may be; None: no end.
+        due: When it is made.
+    """
+
+    number: int
+    maximum: int | None
+    due: float
+
+    def progress(self, now: float) -> str:
+        """Say where it stands, such as "attempt 2 of 10, next in 1.4 s"."""
+        of = "" if self.maximum is None else f" of {self.maximum}"
+        left = self.due - now
+        return f"attempt {self.number}{of}, " + (f"next in {left:.1f} s" if left > 0 else "dialling")
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """One loss of the link, and the way back.
+
+    Attributes:
+        cut: The name of the cut that caused it.
+        noticed_after: Seconds from the cut until the tunnel had noticed it.
+        back_after: Seconds from then until the link was up again.
+        attempts: How many attempts that took.
+        queued: How many messages had been queued meanwhile.
+    """
+
+    cut: str
+    noticed_after: float
+    back_after: float
+    attempts: int
+    queued: int
+
+
+class Journal:
+    """Follows one tunnel. Not safe for several threads.
+
+    Attributes:
+        states: The names of the states in the order in which they were entered.
+        recoveries: What was lost and came back, in order.
+        attempt: The attempt that is waited for or under way; None while there is none.
+    """
+
+    def __init__(self) -> None:
+        self.states: list[str] = [_S.DISCONNECTED.value]
+        self.recoveries: list[Recovery] = []
+        self.attempt: Attempt | None = None
+        self._cut: tuple[str, float] | None = None  # announced and not noticed yet
+        self._loss: tuple[str, float, float] | None = None  # its cut, both times; until recovered
+
+    @property
+    def state(self) -> str:
+        """The present state."""
+        return self.states[-1]
+
+    def cut(self, name: str, now: float) -> None:
+        """The link is about to be cut."""
+        self._cut = (name, now)
+
+    def change(self, state: str, queued: int, now: float) -> None:
+        """The tunnel has entered a state, with so many messages in its queue."""
+        if self.state == _S.CONNECTED and state not in _UP:
+            name, cut_at = self._cut or (UNEXPECTED, now)
+            self._cut = None
+            self._loss = (name, cut_at, now)
+        elif state == _S.CONNECTED and self._loss is not None:
+            name, cut_at, lost_at = self._loss
+            self._loss = None
+            attempts = self.attempt.number if self.attempt is not None else 0
+            self.recoveries.append(
+                Recovery(name, lost_at - cut_at, now - lost_at, attempts, queued)
+            )
+        if state != _S.RECONNECTING:
+            self.attempt = None
+        self.states.append(state)
+
+    def announce(self, number: int, maximum: int | None, delay: float, now: float) -> None:
+        """An attempt is going to be made after so many seconds."""
+        self.attempt = Attempt(number, maximum, now + delay)

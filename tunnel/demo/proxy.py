@@ -1,0 +1,149 @@
+"""A TCP proxy in this process that breaks connections on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+_HOST = "127.0.0.1"
+_READ_SIZE = 64 * 1024
+_PATIENCE = 10.0  # seconds for what takes milliseconds
+
+
+class FaultProxy:
+    """Passes bytes between clients and a server on 127.0.0.1; a context manager.
+
+    It runs an event loop in a thread of its own. Its methods may be called from any other thread;
+    what they ask for has happened when they return.
+
+    Args:
+        server_port: Where the server is. Clients are reset while it is gone.
+
+    Attributes:
+        port: Where clients connect to; set when the context is entered.
+    """
+
+    def __init__(self, server_port: int) -> None:
+        self.port = 0
+        self._server_port = server_port
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="demo-proxy", daemon=True
+        )
+        # All below belong to the loop's thread.
+        self._listener: asyncio.AbstractServer | None = None
+        self._passing = asyncio.Event()  # while it is not set, everything is held back
+        self._passing.set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __enter__(self) -> FaultProxy:
+        self._thread.start()
+        try:
+            self._do(self._open)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self._do(self._close)
+        finally:
+            self._end()
+
+    def reset(self) -> None:
+        """Reset every connection, on both sides."""
+        self._do(self._reset)
+
+    def silence(self) -> None:
+        """Let nothing pass any more, in either direction; the connections stay open."""
+        self._do(self._hold)
+
+    def resume(self) -> None:
+        """Let everything pass again, also what was held back."""
+        self._do(self._release)
+
+    def _do(self, action: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        asyncio.run_coroutine_threadsafe(action(), self._loop).result(_PATIENCE)
+
+    def _end(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    # In the loop's thread
+
+    async def _open(self) -> None:
+        self._listener = await asyncio.start_server(self._accept, _HOST, 0)
+        self.port = self._listener.sockets[0].getsockname()[1]
+
+    async def _close(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+        self._passing.set()
+        await self._reset()
+        await asyncio.gather(*self._tasks)
+
+    async def _hold(self) -> None:
+        self._passing.clear()
+
+    async def _release(self) -> None:
+        self._passing.set()
+
+    async def _reset(self) -> None:
+        for writer in tuple(self._writers):
+            _reset(writer)
+
+    async def _accept(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._writers.add(client)
+        try:
+            await self._connect(reader, client)
+        finally:
+            self._writers.discard(client)
+            self._tasks.discard(task)
+
+    async def _connect(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        await self._passing.wait()
+        try:
+            answers, server = await asyncio.open_connection(_HOST, self._server_port)
+        except OSError:
+            _reset(client)
+            return
+        self._writers.add(server)
+        try:
+            await asyncio.gather(self._pump(reader, server), self._pump(answers, client))
+        finally:
+            self._writers.discard(server)
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        """Pass on what comes, and at last that it has ended."""
+        with suppress(OSError):
+            while chunk := await source.read(_READ_SIZE):
+                await self._passing.wait()
+                sink.write(chunk)
+                await sink.drain()
+        await self._passing.wait()
+        sink.close()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """End a connection so that the other side gets a reset instead of an orderly end."""
+    connection: socket.socket = writer.get_extra_info("socket")
+    with suppress(OSError):  # it may be closed already
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
