@@ -90,7 +90,7 @@ class ConnectionEvent:
                 data["metadata"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            raise ValueError(f"this is not an event: {data!r} ({exc!r})") from exc
+            raise ValueError(f"this is not an event: {exc!r}") from exc
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A mapping proxy can neither be pickled nor copied; a dict can.

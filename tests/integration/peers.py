@@ -322,7 +322,9 @@ class Collector:
         with self._changed:
             return self._changed.wait_for(lambda: len(self.items) >= count, timeout)
 
-    def wait_for(self, condition: Callable[[list[object]], object]) -> bool:
+    def wait_for(
+        self, condition: Callable[[list[object]], object], timeout: float = DEADLINE
+    ) -> bool:
         """Wait until a condition holds for what there is."""
         with self._changed:
-            return bool(self._changed.wait_for(lambda: condition(self.items), DEADLINE))
+            return bool(self._changed.wait_for(lambda: condition(self.items), timeout))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import ssl
 import threading
 import time
@@ -137,7 +139,6 @@ def test_cut_while_sending(proxy: FaultProxy, make_service: MakeService) -> None
     assert received.wait_for(lambda items: b"last" in items)
     numbers = [int.from_bytes(item[:4], "big") for item in received.items if len(item) > 4]
     assert numbers == sorted(set(numbers))
-    assert len(numbers) >= 40 - 4 * 10
     assert all(len(item) == 300_004 for item in received.items[:-1])
 
 
@@ -268,8 +269,6 @@ def test_tls_end_without_closure_alert(
 
 def socket_shutdown(peer: Peer) -> None:
     """FIN without the alert that TLS wants before it."""
-    import socket
-
     socket.socket.shutdown(peer.sock, socket.SHUT_RDWR)
 
 
@@ -300,8 +299,6 @@ def test_two_hundred_losses(
     proxy: FaultProxy, make_service: MakeService, echo_server: ServerProcess
 ) -> None:
     """After 200 losses there are as many threads and descriptors as before (`_nothing_left`)."""
-    import os
-
     states = States()
     service = make_service(
         on_state_change=states, reconnect_base_delay=0.001, reconnect_max_delay=0.001

@@ -49,7 +49,7 @@ def test_a_log_may_begin_with_a_history() -> None:
 
 
 def test_subscribers_get_what_comes_after_them_until_they_leave() -> None:
-    """Nothing from before the subscription, and nothing after its end; ending it twice is harmless."""
+    """Nothing from before the subscription, nothing after its end; ending it twice is harmless."""
     log = EventLog(10)
     one: list[ConnectionEvent] = []
     two: list[ConnectionEvent] = []

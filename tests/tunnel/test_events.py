@@ -87,7 +87,7 @@ class Level(IntEnum):
 
 
 def test_metadata_is_brought_into_the_form_that_json_gives_back() -> None:
-    """Members of enumerations become their values and tuples lists, so that nothing differs later."""
+    """Members of enumerations become their values and tuples lists: nothing differs later."""
     made = event(colour=Colour.RED, level=Level.HIGH, pair=(1, (2,)), flag=True, nothing=None)
     assert made.metadata == {
         "colour": "red",

@@ -112,6 +112,7 @@ STREAMS = {
     "bad text": frame(0x82, b"ab") + frame(0x81, b"abc\xed\xa0\x80d") + b"\xff",
     "bad fragment": frame(0x01, b"a\xe2") + frame(0x89, b"p") + frame(0x80, b"(") + b"\xff",
     "text that ends early": frame(0x81, b"a") + frame(0x81, b"\xf0\x9f\x98") + b"\x82\x01a",
+    "message inside a message": frame(0x82, b"ab") + frame(0x01, b"a") + frame(0x82, b"cd"),
     "bad header": frame(0x81, b"a") + b"\x83\x80" + frame(0x82, b"ab"),
     "two faults in one header": b"\x82\x00\xf9\xff\x00\x00",
     "bad length": b"\x82\x01a\x82\x7e\x00\x7d" + bytes(125),
@@ -232,11 +233,12 @@ def test_an_idle_decoder_holds_nothing() -> None:
     assert held(decoder) == nothing
     assert decoder._message is None
     decoder.feed(frame(0x82, bytes(20))[:-1])
-    decoder.feed(b"\x00" + frame(0x82, bytes(300_000))[:100_000])
-    decoder.feed(bytes(200_010) + b"\xff" + bytes(100_000))
+    decoder.feed(b"\x00" + frame(0x81, b"x" * 300_000)[:100_000])
+    decoder.feed(b"x" * 100_000 + b"\xff" + bytes(1000))
     assert decoder.violation is not None
     assert held(decoder) <= nothing
     assert decoder._message is None
+    assert decoder.wanted == 0
 
 
 class Chunk(bytes):
@@ -322,9 +324,11 @@ def test_tiny_fragments_take_the_memory_of_their_bytes(opcode: int, size: int) -
 
 def test_four_mebibytes_in_tiny_fragments_are_legal() -> None:
     """A message of 4 MiB in fragments of 64 bytes arrives whole."""
-    stream = frame(0x02, b"") + frame(0x00, b"x" * 64) * 65536 + frame(0x80, b"")
+    pieces = [number.to_bytes(4, "big") * 16 for number in range(65536)]
+    fragments = b"".join(b"\x00\x40" + piece for piece in pieces)
+    stream = frame(0x02, b"") + fragments + frame(0x80, b"")
     chunks = (stream[i : i + 65536] for i in range(0, len(stream), 65536))
-    assert outcome(chunks) == ([b"x" * (4 * 2**20)], None, False)
+    assert outcome(chunks) == ([b"".join(pieces)], None, False)
 
 
 @pytest.mark.parametrize("opcode", [0x01, 0x02], ids=["text", "binary"])

@@ -241,6 +241,7 @@ def frame(first: int, payload: bytes, width: int = 0, mask: int = 0) -> bytes:
 controls = st.builds(
     frame, st.sampled_from([0x89, 0x8A]), st.binary(max_size=10) | st.just(bytes(125))
 )
+strays = st.builds(frame, st.sampled_from([0x00, 0x01, 0x02, 0x80]), data)
 closes = st.builds(frame, st.just(0x88), close_payloads)
 wrong = st.builds(
     frame, st.integers(0, 255), data, st.sampled_from([0, 0, 2, 8]), st.sampled_from([0, 0x80])
@@ -266,7 +267,7 @@ def messages(draw: st.DrawFn) -> bytes:
 @st.composite
 def streams(draw: st.DrawFn) -> bytes:
     """Frames in order, now and then one that is not, and now and then a bit that fell over."""
-    parts = st.one_of(messages(), messages(), messages(), controls, closes, wrong)
+    parts = st.one_of(messages(), messages(), messages(), controls, closes, strays, wrong)
     stream = bytearray(b"".join(draw(st.lists(parts, min_size=1, max_size=6))))
     for place in draw(st.lists(st.integers(0, len(stream) - 1), max_size=2)):
         stream[place] ^= 1 << draw(st.integers(0, 7))

@@ -45,6 +45,7 @@ VIOLATIONS = {
     "text over the limit": (b"", "817e03e9", 1009, "7.4.1"),
     "fragment over the limit": (b"", "027e03e9", 1009, "7.4.1"),
     "fragments over the limit": (START, "807e03e8", 1009, "7.4.1"),
+    "many fragments over the limit": (START + b"\x00\x64" + bytes(100), "807e0384", 1009, "7.4.1"),
     "not the shortest form before too big": (START, "807f00000000000003e8", 1002, "5.2"),
     **{f"close code {code}": (b"", f"8802{code:04x}", 1002, "7.4") for code in ILLEGAL},
     "close code before its reason": (b"", "880403ecc328", 1002, "7.4"),
@@ -75,6 +76,7 @@ def test_each_violation_is_found_at_its_last_byte(name: str) -> None:
         received += decoder.feed(stream[i : i + 1])
     assert decoder.violation is not None
     assert decoder.finished
+    assert decoder.wanted == 0
     assert decoder.violation.close_code == close_code
     assert decoder.violation.reason.endswith(f"(RFC 6455, section {section})")
     assert received[0] == b"y"

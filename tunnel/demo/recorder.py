@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from statemachine import Record
-from tunnel.demo.journal import Attempt, Journal
+from tunnel.demo.journal import Journal
 from tunnel.demo.ledger import Ledger, Tally
 from tunnel.demo.report import Report
 from tunnel.events import ConnectionEvent, ConnectionEventType
+from tunnel.lifecycle import TunnelConnectionState
 
 _Type = ConnectionEventType
 
@@ -89,44 +90,112 @@ class Recorder:
 
     def on_event(self, event: ConnectionEvent) -> None:
         """Something has happened to the connection."""
-        text = event.message
         if event.type is _Type.RECONNECTING:
-            attempt = self._announce(event)
-            text = f"attempt {attempt.number} of {attempt.maximum}"
-            text = f"{text}, next in {event.metadata['delay']:.1f} s: {event.metadata['reason']}"
+            text = self._announce(event)
         elif event.type is _Type.RECONNECTED:
-            text = self._told_back()
-        self._note(text, by_demo=False)
+            text = self._welcome()
+        else:
+            text = event.message
+        self._tell(text, by_demo=False)
+
+    def _announce(self, event: ConnectionEvent) -> str:
+        facts, now = event.metadata, time.monotonic()
+        with self._changed:
+            self._journal.announce(facts["attempt"], facts["max_attempts"], facts["delay"], now)
+            attempt = self._journal.attempt
+            self._changed.notify_all()
+        assert attempt is not None
+        return f"{attempt.progress(now)} ({facts['reason']})"
+
+    def _welcome(self) -> str:
+        with self._changed:
+            recoveries = self._journal.recoveries
+            if not recoveries:  # it was the first connection that took several attempts
+                return "connected"
+            latest = recoveries[-1]
+        text = f"connected again after {latest.back_after:.2f} s"
+        return f"{text}, {latest.queued} queued messages follow" if latest.queued else text
 
     # Told by the demo
 
     def next_message(self) -> str:
-        """Return the next message to send."""
+        """Return the next message to send; it counts as sent."""
         with self._changed:
             return self._ledger.next_message()
 
-    def scene(self, title: str) -> None:
-        """Something else begins."""
+    def begin(self, scene: str) -> None:
+        """Say what the demo is doing from now on."""
         with self._changed:
-            self._scene = title
-        self._note(title, by_demo=True)
+            self._scene = scene
+        self._tell(scene, by_demo=True)
 
     def note(self, text: str) -> None:
-        """Show what the demo has done."""
-        self._note(text, by_demo=True)
+        """Say what the demo has just done."""
+        self._tell(text, by_demo=True)
 
     def cut(self, name: str) -> None:
-        """The link is about to be cut."""
+        """Note that the link is about to be cut."""
         with self._changed:
             self._journal.cut(name, time.monotonic())
 
+    def _tell(self, text: str, *, by_demo: bool) -> None:
+        self._show(Note(text, self.status(), by_demo))
+
     # What is known
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether everything that was sent has come back."""
+        with self._changed:
+            return self._ledger.is_settled
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the link is up."""
+        return self.state == TunnelConnectionState.CONNECTED
+
+    @property
+    def state(self) -> str:
+        """The state of the tunnel."""
+        with self._changed:
+            return self._journal.state
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt to reconnect that is waited for or under way; else 0."""
+        with self._changed:
+            return 0 if self._journal.attempt is None else self._journal.attempt.number
+
     def wait(self, condition: Callable[[], bool], timeout: float) -> bool:
-        """Wait until a condition on this recorder holds; asked after each change, with the lock.
+        """Wait until a condition on this recorder holds. It is asked again after each change.
 
         Returns:
-            Whether it does; False: the time was up.
+            Whether it holds; False: the time was up.
         """
         with self._changed:
             return self._changed.wait_for(condition, timeout)
+
+    def status(self) -> Status:
+        """Return how things stand."""
+        queued = self._queue_size()
+        with self._changed:
+            now, attempt = time.monotonic(), self._journal.attempt
+            return Status(
+                seconds=now - self._began,
+                scene=self._scene,
+                state=self._journal.state,
+                progress="" if attempt is None else attempt.progress(now),
+                queued=queued,
+                tally=self._ledger.tally(),
+                states=tuple(self._journal.states),
+            )
+
+    def report(self) -> Report:
+        """Return what the run has shown."""
+        with self._changed:
+            return Report(
+                tally=self._ledger.tally(),
+                recoveries=tuple(self._journal.recoveries),
+                states=tuple(self._journal.states),
+                seconds=time.monotonic() - self._began,
+            )

@@ -1,0 +1,10 @@
+"""``python -m tunnel``: the command line."""
+
+from __future__ import annotations
+
+import sys
+
+from tunnel.cli import main
+
+if __name__ == "__main__":  # pragma: no branch  # nobody imports it
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""The command ``tunnel``, also ``python -m tunnel``.
+
+Exit codes of every command: 0 it did what was asked; 1 the answer is no; 2 it could not be done,
+and one sentence on standard error says why; 130 it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from statemachine.diagram import EXTENSIONS
+from tunnel.errors import TunnelError
+
+MACHINES = {
+    "lifecycle": "tunnel.lifecycle:LIFECYCLE",
+    "heartbeat": "tunnel.websocket_heartbeat:HEARTBEAT",
+}
+"""The machines that ``tunnel diagram`` draws, by name."""
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_EXIT_CODES = "2 it could not be done, and why is said; 130 it was interrupted."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: The arguments; those of the process if not given.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        SystemExit: By argparse: after ``--help`` with 0, after an unknown option with 2.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()  # here, where a reader that has gone away can still be handled
+        return code
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Nobody reads any more, as after "| head": nothing more to say, also not while exiting.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except TunnelError as error:
+        print(f"tunnel {arguments.command}: error: {error.message}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tunnel",
+        description="WebSocket connections that come back by themselves.",
+        epilog=f"Exit codes: 0 done; 1 the answer is no; {_EXIT_CODES}",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_demo(commands)
+    _add_diagram(commands)
+    return parser
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="lose a live connection in several ways and watch it come back",
+        description="Start a server on loopback, send it numbered messages, cut the connection in "
+        "several ways, and see every message come back once and in order. Takes some 20 seconds.",
+        epilog="Exit codes: 0 nothing was lost, doubled or reordered; 1 something was; "
+        + _EXIT_CODES,
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="show everything on standard error, and end with one line of JSON on standard output",
+    )
+    parser.set_defaults(run=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from tunnel import demo  # it takes a while to import, and only this command needs it
+
+    try:
+        return demo.run(as_json=arguments.json)
+    except demo.DemoError as error:
+        print(f"tunnel demo: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _add_diagram(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "diagram",
+        help="draw a state machine of the tunnel",
+        description="Draw a state machine of the tunnel from its table.",
+        epilog=f"Exit codes: 0 done; {_EXIT_CODES}",
+    )
+    parser.add_argument(
+        "name",
+        nargs="?",
+        default="lifecycle",
+        choices=MACHINES,
+        metavar="NAME",
+        help=f"which machine: {' or '.join(MACHINES)} (default: lifecycle)",
+    )
+    parser.add_argument(
+        "--format",
+        default="mermaid",
+        choices=EXTENSIONS,
+        help="what to draw (default: mermaid); rst is tables, svg needs Graphviz's dot",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="write a file into this folder, named after the machine; else to standard output",
+    )
+    parser.set_defaults(run=_diagram)
+
+
+def _diagram(arguments: argparse.Namespace) -> int:
+    from statemachine.__main__ import main as draw
+
+    options = [MACHINES[arguments.name], f"--format={arguments.format}"]
+    if arguments.output is not None:
+        options.append(f"--output={arguments.output}")
+    return draw(options)

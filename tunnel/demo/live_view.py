@@ -1,0 +1,149 @@
+"""The demo in a terminal, with rich: events scroll by above a panel that shows how things stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TextIO
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from tunnel.demo.recorder import Note, Status
+from tunnel.demo.report import Report, path
+
+_COLOURS = {
+    "disconnected": "red",
+    "connecting": "yellow",
+    "connected": "green",
+    "reconnecting": "yellow",
+    "closing": "cyan",
+    "error": "bold red",
+}
+_LATEST = 6  # states of the path that the panel shows
+_WIDTH = 96
+_QUEUE_BAR = 100  # messages that fill the bar
+
+
+class LiveView:
+    """Draws on a terminal. Safe to use from any thread.
+
+    Args:
+        stream: The terminal.
+        status: Asked for how things stand, some times a second, in a thread of rich's.
+    """
+
+    def __init__(self, stream: TextIO, status: Callable[[], Status]) -> None:
+        self._console = Console(file=stream, highlight=False)
+        self._live = Live(
+            get_renderable=lambda: panel(status()),
+            console=self._console,
+            refresh_per_second=12,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def __enter__(self) -> LiveView:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def note(self, note: Note) -> None:
+        """Show something that happened."""
+        self._console.print(event(note))
+
+    def summary(self, report: Report) -> None:
+        """Show the end, in the place of the panel."""
+        self._live.stop()
+        self._console.print(closing(report))
+
+
+def event(note: Note) -> Text:
+    """Return a note as a line, in colours."""
+    status = note.status
+    text = Text(f"{status.seconds:6.2f} s  ", style="dim")
+    text.append(f"{status.state:<12}  ", style=f"not dim {_COLOURS.get(status.state, '')}")
+    text.append(note.text, style="not dim bold cyan" if note.by_demo else "not dim")
+    return text
+
+
+def panel(status: Status) -> Panel:
+    """Return how things stand, in a frame."""
+    tally = status.tally
+    state = Text.assemble(
+        ("● ", _COLOURS.get(status.state, "")), (status.state, f"bold {_COLOURS[status.state]}")
+    )
+    if status.progress:
+        state.append(f"   {status.progress}")
+    queue = Table.grid(padding=(0, 1))
+    queue.add_row(
+        f"{status.queued:>3}",
+        ProgressBar(_QUEUE_BAR, min(status.queued, _QUEUE_BAR), width=40, complete_style="yellow"),
+    )
+    numbers = Text.assemble(
+        "sent ", (f"{tally.sent:<6}", "bold"), "came back ", (f"{tally.received:<6}", "bold")
+    )
+    numbers.append(f"doubled {tally.duplicated}   reordered {tally.reordered}")
+    recent = status.states[-_LATEST:]
+    rows = Table.grid(padding=(0, 2))
+    rows.add_column(style="dim")
+    rows.add_row("state", state)
+    rows.add_row("queue", queue)
+    rows.add_row("messages", numbers)
+    rows.add_row("path", ("… → " if len(status.states) > _LATEST else "") + " → ".join(recent))
+    return Panel(
+        rows,
+        title=f"[bold]{status.scene}[/]",
+        title_align="left",
+        subtitle=f"{status.seconds:.1f} s",
+        subtitle_align="right",
+        border_style=_COLOURS.get(status.state, ""),
+        width=_WIDTH,
+    )
+
+
+def closing(report: Report) -> Group:
+    """Return the end of the run: tables of the recoveries and messages, path and verdict."""
+    recoveries = Table("cut", box=box.SIMPLE_HEAD, title_justify="left")
+    for heading in ("noticed after", "back after", "attempts", "queued meanwhile"):
+        recoveries.add_column(heading, justify="right")
+    for recovery in report.recoveries:
+        recoveries.add_row(
+            recovery.cut,
+            f"{recovery.noticed_after:.2f} s",
+            f"{recovery.back_after:.2f} s",
+            str(recovery.attempts),
+            str(recovery.queued),
+        )
+    tally = report.tally
+    messages = Table(box=box.SIMPLE_HEAD)
+    numbers = {
+        "sent": tally.sent,
+        "received": tally.received,
+        "lost": tally.lost,
+        "doubled": tally.duplicated,
+        "reordered": tally.reordered,
+        "reconnections": len(report.recoveries),
+    }
+    for heading in numbers:
+        messages.add_column(heading, justify="right")
+    messages.add_row(*map(str, numbers.values()))
+    return Group(
+        recoveries,
+        messages,
+        Text(f" path: {path(report.states, ' → ')}\n"),
+        Text(f" {report.verdict}", style="bold green" if tally.is_perfect else "bold red"),
+    )

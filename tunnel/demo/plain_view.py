@@ -1,0 +1,71 @@
+"""The demo as plain lines, one for each event: for files, pipes and terminals without rich."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import TextIO
+
+from tunnel.demo.recorder import Note
+from tunnel.demo.report import Report, counts, path
+
+_HEAD = "    time  state          sent  back  queue  event"
+
+
+def line(note: Note) -> str:
+    """Return a note as a line; what the demo does is marked with an asterisk."""
+    status, tally = note.status, note.status.tally
+    mark = "* " if note.by_demo else ""
+    return (
+        f"{status.seconds:6.2f} s  {status.state:<12}  {tally.sent:>5} {tally.received:>5} "
+        f"{status.queued:>6}  {mark}{note.text}"
+    )
+
+
+def summary(report: Report) -> str:
+    """Return the end of the run as several lines."""
+    lines = ["", f"{counts(report.tally)}; reconnections {len(report.recoveries)}", ""]
+    if report.recoveries:
+        lines.append(f"{'cut':<18} {'noticed after':>14} {'back after':>11} {'attempts':>9} queued")
+    for recovery in report.recoveries:
+        lines.append(
+            f"{recovery.cut:<18} {recovery.noticed_after:>12.2f} s {recovery.back_after:>9.2f} s "
+            f"{recovery.attempts:>9} {recovery.queued:>6}"
+        )
+    return "\n".join([*lines, "", f"path: {path(report.states)}", "", report.verdict])
+
+
+class PlainView:
+    """Writes lines. Safe to use from any thread.
+
+    Args:
+        stream: Where to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()  # guards the stream: one line at a time
+
+    def __enter__(self) -> PlainView:
+        self._write(_HEAD)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        return None
+
+    def note(self, note: Note) -> None:
+        """Show something that happened."""
+        self._write(line(note))
+
+    def summary(self, report: Report) -> None:
+        """Show the end."""
+        self._write(summary(report))
+
+    def _write(self, text: str) -> None:
+        with self._lock:
+            print(text, file=self._stream, flush=True)

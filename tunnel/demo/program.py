@@ -1,0 +1,104 @@
+"""The demo as a whole: what it needs, what it plays, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import ExitStack
+from importlib.util import find_spec
+from typing import Protocol, TextIO
+
+from tunnel.demo.errors import DemoError
+from tunnel.demo.plain_view import PlainView
+from tunnel.demo.proxy import FaultProxy
+from tunnel.demo.recorder import Note, Recorder
+from tunnel.demo.report import Report
+from tunnel.demo.scenario import CONFIG, Scenario, Stage
+from tunnel.demo.server_process import ServerProcess
+from tunnel.request_queue import RequestQueue
+from tunnel.service import TunnelService
+
+_TIMEOUT = 10.0  # seconds for the first connection, and for the last goodbye
+
+
+class View(Protocol):
+    """What the demo shows itself on."""
+
+    def note(self, note: Note) -> None:
+        """Show something that happened."""
+        ...
+
+    def summary(self, report: Report) -> None:
+        """Show the end."""
+        ...
+
+
+def run(*, as_json: bool = False) -> int:
+    """Play the demo.
+
+    Args:
+        as_json: Show everything on standard error, and write the report as one line of JSON to
+            standard output.
+
+    Returns:
+        The exit code: 0 if nothing was lost, doubled or reordered; else 1.
+
+    Raises:
+        DemoError: Something that the demo needs is missing.
+        TunnelError: The first connection was not to be had.
+    """
+    if find_spec("websockets") is None:
+        raise DemoError('the demo needs a server: pip install "resilient-tunnel[gateway]"')
+    complaint = ""
+    with ExitStack() as stack:
+        queue = RequestQueue(CONFIG.max_queue_size)
+        recorder = Recorder(lambda: queue.size, lambda note: view.note(note))
+        server = stack.enter_context(ServerProcess())
+        proxy = stack.enter_context(FaultProxy(server.port))
+        view = _view(stack, sys.stderr if as_json else sys.stdout, recorder)
+        try:
+            _play(recorder, queue, server, proxy)
+        except DemoError as error:
+            complaint = str(error)
+        report = recorder.report()
+        view.summary(report)
+    if complaint:
+        print(f"tunnel demo: error: {complaint}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(report.to_dict()), flush=True)
+    return 0 if report.tally.is_perfect and not complaint else 1
+
+
+def _play(
+    recorder: Recorder, queue: RequestQueue, server: ServerProcess, proxy: FaultProxy
+) -> None:
+    service = TunnelService(
+        CONFIG,
+        request_queue=queue,
+        on_message=recorder.on_message,
+        on_state_change=recorder.on_state_change,
+    )
+    service.subscribe(recorder.on_event)
+    recorder.note(f"a server runs in process {server.pid}; it sends everything back")
+    graceful = False  # who is interrupted does not wait for goodbyes
+    try:
+        service.connect(f"ws://127.0.0.1:{proxy.port}/", timeout=_TIMEOUT)
+        Scenario(Stage(service, proxy, server), recorder).run()
+        graceful = True
+    finally:
+        service.disconnect(graceful, _TIMEOUT)
+
+
+def _view(stack: ExitStack, stream: TextIO, recorder: Recorder) -> View:
+    if _is_lively(stream) and find_spec("rich") is not None:
+        from tunnel.demo.live_view import LiveView
+
+        return stack.enter_context(LiveView(stream, recorder.status))
+    return stack.enter_context(PlainView(stream))
+
+
+def _is_lively(stream: TextIO) -> bool:
+    """Whether it is a terminal that can move its cursor and show more than ASCII."""
+    encoding = (stream.encoding or "").lower().replace("-", "")
+    return stream.isatty() and os.environ.get("TERM") != "dumb" and encoding == "utf8"
