@@ -48,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Nobody reads any more, as after "| head": nothing more to say, also not while exiting.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except TunnelError as error:
-        print(f"tunnel {arguments.command}: error: {error.message}", file=sys.stderr)
+    except (TunnelError, OSError) as error:
+        print(f"tunnel {arguments.command}: error: {error}", file=sys.stderr)
         return 2
 
 

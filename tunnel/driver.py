@@ -113,6 +113,7 @@ class Driver(StateEffects):
         self._activity: Callable[[], None] | None = None
         self._opened: Transport | None = None  # dialled, and not a link yet
         self._waiting: list[Future[None]] = []  # for the connection
+        self._greeted: Link | None = None  # the link on which the application has gone first
         self._closing: list[Close] = []  # who waits for its end; the first one's terms hold
         self._hurry = False  # the recovery that begins next is not to wait
         self._offline = False  # the application has said that there is no network
@@ -301,8 +302,13 @@ class Driver(StateEffects):
         return transport
 
     def _greet(self) -> None:
-        """The application goes first (log in, subscribe again), then the queue."""
-        self._activity = self._read
+        """The application goes first (log in, subscribe again), then the queue; once on each link.
+
+        On a link that is to be closed at once too: what is queued goes out before that.
+        """
+        if self._greeted is self.link:
+            return
+        self._greeted = self.link
         self.is_greeting = True
         try:
             self._on_connected()
@@ -312,9 +318,13 @@ class Driver(StateEffects):
             self.is_greeting = False
         if self.link is not None:
             self.link.open_queue()
+        waiting, self._waiting = self._waiting, []
+        for outcome in waiting:
+            outcome.set_result(None)
 
     def _read(self) -> None:
         assert self.link is not None
+        self._greet()
         end = self.link.run()
         if end is not None:
             self._lose(end)
@@ -359,6 +369,7 @@ class Driver(StateEffects):
     def _drain(self) -> None:
         """What is queued goes out before the close frame."""
         assert self.link is not None
+        self._greet()
         terms = self._closing[0]
         if terms.graceful and self._queue.size and self._clock.monotonic() < terms.deadline:
             end = self.link.run(terms.deadline)
@@ -415,10 +426,7 @@ class Driver(StateEffects):
             on_activity=self.tracker.touch,
         )
         self.last_error = None
-        self._activity = self._greet
-        waiting, self._waiting = self._waiting, []
-        for outcome in waiting:
-            outcome.set_result(None)
+        self._activity = self._read
 
     def on_enter_reconnecting(self, **data: Any) -> None:
         """The backoff: waits and dials."""
@@ -447,6 +455,7 @@ class Driver(StateEffects):
     def _let_go(self) -> None:
         self._activity = None
         link, self.link = self.link, None
+        self._greeted = None
         if link is not None:
             link.dispose()
             self._metrics.record_disconnected()

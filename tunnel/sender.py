@@ -140,7 +140,7 @@ class Sender:
                 size=size,
                 limit=limit,
             )
-        if self._owner.is_closing:
+        if self._owner.is_closing and not self._owner.is_greeting:
             raise InvalidStateError("the tunnel is closing and takes no more messages")
         return message
 

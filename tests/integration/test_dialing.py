@@ -233,22 +233,23 @@ def test_disconnect_during_a_wait(make_service: MakeService) -> None:
     assert best_of(5, measure) < PROMPT
 
 
-def test_cancelling_a_recovery(make_service: MakeService) -> None:
-    """The recovery's own `cancel_recovery` ends a wait at once, too."""
+def test_disconnect_ends_a_connect_that_waits(make_service: MakeService) -> None:
+    """A `connect` that another thread waits in raises when the tunnel is disconnected."""
     service = make_service(reconnect_base_delay=60.0, reconnect_max_delay=60.0)
+    raised = Collector()
 
-    def measure() -> float:
-        events = Collector()
-        unsubscribe = service.subscribe(events)
-        service.connect(_refusing_url(), wait=False)
-        assert events.wait_for(lambda items: items[-1].type is ConnectionEventType.RECONNECTING)
-        unsubscribe()
-        began = time.perf_counter()
-        service._driver.recovery.cancel_recovery()
-        assert service.wait_for(S.DISCONNECTED, timeout=DEADLINE)
-        return time.perf_counter() - began
+    def connect() -> None:
+        try:
+            service.connect(_refusing_url())
+        except TunnelError as error:
+            raised(error)
 
-    assert best_of(3, measure) < PROMPT
+    waiting = threading.Thread(target=connect)
+    waiting.start()
+    assert service.wait_for(S.RECONNECTING, timeout=DEADLINE)
+    service.disconnect()
+    assert raised.wait(1)
+    waiting.join()
 
 
 def _refusing_url() -> str:
@@ -479,8 +480,10 @@ def test_connect_twice(echo_server: ServerProcess, make_service: MakeService) ->
     """Connecting what is connected is refused and harms nothing; after `disconnect` it is right."""
     service = make_service()
     service.connect(echo_server.url, timeout=DEADLINE)
+    began = time.perf_counter()
     with pytest.raises(InvalidStateError):
         service.connect(echo_server.url, timeout=DEADLINE)
+    assert time.perf_counter() - began < 0.5
     assert service.test_connection()
     service.disconnect()
     service.connect(echo_server.url, timeout=DEADLINE)

@@ -34,7 +34,8 @@ class Attempt:
         """Say where it stands, such as "attempt 2 of 10, next in 1.4 s"."""
         of = "" if self.maximum is None else f" of {self.maximum}"
         left = self.due - now
-        return f"attempt {self.number}{of}, " + (f"next in {left:.1f} s" if left > 0 else "dialling")
+        what = f"next in {left:.1f} s" if left > 0 else "dialling"
+        return f"attempt {self.number}{of}, {what}"
 
 
 @dataclass(frozen=True)

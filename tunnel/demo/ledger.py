@@ -28,7 +28,7 @@ class Tally:
 
     @property
     def lost(self) -> int:
-        """Messages that have not come back; before the end of a run, they may still be under way."""
+        """Messages that have not come back; before the end of a run some may be under way."""
         return self.sent - self.received
 
     @property

@@ -9,6 +9,7 @@ from typing import TextIO
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -25,7 +26,7 @@ _COLOURS = {
     "closing": "cyan",
     "error": "bold red",
 }
-_LATEST = 6  # states of the path that the panel shows
+_LATEST = 5  # states of the path that the panel shows
 _WIDTH = 96
 _QUEUE_BAR = 100  # messages that fill the bar
 
@@ -63,29 +64,30 @@ class LiveView:
 
     def note(self, note: Note) -> None:
         """Show something that happened."""
-        self._console.print(event(note))
+        self._console.print(event(note), width=_WIDTH)
 
     def summary(self, report: Report) -> None:
         """Show the end, in the place of the panel."""
         self._live.stop()
-        self._console.print(closing(report))
+        self._console.print(closing(report), width=_WIDTH)
 
 
-def event(note: Note) -> Text:
-    """Return a note as a line, in colours."""
+def event(note: Note) -> Table:
+    """Return a note as a line, in colours; a text that needs several lines is indented."""
     status = note.status
-    text = Text(f"{status.seconds:6.2f} s  ", style="dim")
-    text.append(f"{status.state:<12}  ", style=f"not dim {_COLOURS.get(status.state, '')}")
-    text.append(note.text, style="not dim bold cyan" if note.by_demo else "not dim")
-    return text
+    row = Table.grid(padding=(0, 2, 0, 0))
+    row.add_column(style="dim", width=8, justify="right")
+    row.add_column(style=_COLOURS[status.state], width=12)
+    row.add_column(style="bold cyan" if note.by_demo else "")
+    row.add_row(f"{status.seconds:.2f} s", status.state, note.text)
+    return row
 
 
 def panel(status: Status) -> Panel:
     """Return how things stand, in a frame."""
     tally = status.tally
-    state = Text.assemble(
-        ("● ", _COLOURS.get(status.state, "")), (status.state, f"bold {_COLOURS[status.state]}")
-    )
+    colour = _COLOURS[status.state]
+    state = Text.assemble((f"● {status.state}", f"bold {colour}"))
     if status.progress:
         state.append(f"   {status.progress}")
     queue = Table.grid(padding=(0, 1))
@@ -110,7 +112,7 @@ def panel(status: Status) -> Panel:
         title_align="left",
         subtitle=f"{status.seconds:.1f} s",
         subtitle_align="right",
-        border_style=_COLOURS.get(status.state, ""),
+        border_style=colour,
         width=_WIDTH,
     )
 
@@ -144,6 +146,8 @@ def closing(report: Report) -> Group:
     return Group(
         recoveries,
         messages,
-        Text(f" path: {path(report.states, ' → ')}\n"),
-        Text(f" {report.verdict}", style="bold green" if tally.is_perfect else "bold red"),
+        Padding(f"path: {path(report.states, ' → ')}", (0, 2)),
+        Padding(
+            Text(report.verdict, style="bold green" if tally.is_perfect else "bold red"), (1, 2)
+        ),
     )

@@ -54,9 +54,9 @@ def run(*, as_json: bool = False) -> int:
     with ExitStack() as stack:
         queue = RequestQueue(CONFIG.max_queue_size)
         recorder = Recorder(lambda: queue.size, lambda note: view.note(note))
+        view = _view(stack, sys.stderr if as_json else sys.stdout, recorder)
         server = stack.enter_context(ServerProcess())
         proxy = stack.enter_context(FaultProxy(server.port))
-        view = _view(stack, sys.stderr if as_json else sys.stdout, recorder)
         try:
             _play(recorder, queue, server, proxy)
         except DemoError as error:
@@ -80,7 +80,8 @@ def _play(
         on_state_change=recorder.on_state_change,
     )
     service.subscribe(recorder.on_event)
-    recorder.note(f"a server runs in process {server.pid}; it sends everything back")
+    where = f"in process {server.pid}, on port {server.port}"
+    recorder.note(f"a server {where}, sends every message back")
     graceful = False  # who is interrupted does not wait for goodbyes
     try:
         service.connect(f"ws://127.0.0.1:{proxy.port}/", timeout=_TIMEOUT)

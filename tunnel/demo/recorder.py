@@ -15,6 +15,11 @@ from tunnel.events import ConnectionEvent, ConnectionEventType
 from tunnel.lifecycle import TunnelConnectionState
 
 _Type = ConnectionEventType
+_IN_WORDS = {  # for events that say no more than the state beside them
+    "connecting": "the first dial",
+    "connected": "the link is up",
+    "disconnected": "the link is down",
+}
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Recorder:
         self._changed = threading.Condition()
         self._ledger = Ledger()
         self._journal = Journal()
-        self._scene = "connecting"
+        self._scene = "starting a server"
 
     # Told by the tunnel
 
@@ -95,7 +100,7 @@ class Recorder:
         elif event.type is _Type.RECONNECTED:
             text = self._welcome()
         else:
-            text = event.message
+            text = _IN_WORDS.get(event.message, event.message)
         self._tell(text, by_demo=False)
 
     def _announce(self, event: ConnectionEvent) -> str:
@@ -105,7 +110,9 @@ class Recorder:
             attempt = self._journal.attempt
             self._changed.notify_all()
         assert attempt is not None
-        return f"{attempt.progress(now)} ({facts['reason']})"
+        text = attempt.progress(now)
+        # Why the first attempt is needed stands in the line above: the loss.
+        return text if attempt.number == 1 else f"{text} ({facts['reason']})"
 
     def _welcome(self) -> str:
         with self._changed:
@@ -123,14 +130,13 @@ class Recorder:
         with self._changed:
             return self._ledger.next_message()
 
-    def begin(self, scene: str) -> None:
-        """Say what the demo is doing from now on."""
+    def set_scene(self, scene: str) -> None:
+        """Note what the demo is doing from now on."""
         with self._changed:
             self._scene = scene
-        self._tell(scene, by_demo=True)
 
     def note(self, text: str) -> None:
-        """Say what the demo has just done."""
+        """Say what the demo does."""
         self._tell(text, by_demo=True)
 
     def cut(self, name: str) -> None:

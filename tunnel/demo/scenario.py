@@ -88,7 +88,7 @@ CUTS = (
     ),
     Cut(
         "server restarted",
-        "the server closes its connections (1001, going away) and restarts",
+        "the server restarts, and says goodbye before (1001)",
         begin=lambda stage: stage.server.stop(),
         mend=lambda stage: stage.server.start(),
         mended="the server is up again, on the same port",
@@ -119,11 +119,14 @@ class Scenario:
         self._stream()
         for number, cut in enumerate(self._cuts, 1):
             self._settle()
-            self._recorder.begin(f"cut {number} of {len(self._cuts)}: {cut.title}")
+            title = f"cut {number} of {len(self._cuts)}: {cut.title}"
+            self._recorder.set_scene(title)
+            self._recorder.note(title)
             self._play(cut)
             self._stream()
-        self._recorder.begin("the last messages come back")
+        self._recorder.note("the last message is sent")
         self._settle()
+        self._recorder.note("everything that was sent has come back")
 
     def _play(self, cut: Cut) -> None:
         recorder = self._recorder
@@ -142,6 +145,7 @@ class Scenario:
 
     def _stream(self) -> None:
         """Plain traffic for a while."""
+        self._recorder.set_scene("messages flow")
         until = time.monotonic() + _STEADY
         self._send_until(lambda: time.monotonic() >= until, "")
 

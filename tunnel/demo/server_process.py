@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from types import TracebackType
 from typing import IO
 
@@ -27,7 +28,11 @@ class ServerProcess:
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> ServerProcess:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def __exit__(
@@ -74,15 +79,13 @@ class ServerProcess:
             return
         assert process.stdin is not None
         process.stdin.close()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(_END)
-        except subprocess.TimeoutExpired:
-            pass  # then it is killed
-        self.kill()
+        self.kill()  # if it has not ended by itself
 
     def kill(self) -> None:
         """End it at once, without a word to anybody."""
-        process, self._process = self._process, None
+        process = self._process
         if process is None:
             return
         process.kill()
@@ -90,6 +93,7 @@ class ServerProcess:
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
             pipe.close()
+        self._process = None
 
 
 def _first_line(output: IO[str], timeout: float) -> str:

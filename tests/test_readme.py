@@ -1,0 +1,46 @@
+"""The examples of the README run as they stand there, against a real server."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+from websockets.sync.server import serve
+
+import tunnel
+
+README = Path(__file__).parent.parent / "README.rst"
+BLOCK = re.compile(r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", re.MULTILINE)
+ADDRESS = "wss://echo.example.com/"
+
+EXAMPLES = [
+    (README.read_text(encoding="utf-8")[: found.start()].count("\n") + 1, found[1])
+    for found in BLOCK.finditer(README.read_text(encoding="utf-8"))
+]
+
+
+@pytest.fixture
+def echo_server():
+    def echo(connection):
+        for message in connection:
+            connection.send(message)
+
+    with serve(echo, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}/"
+
+
+def test_there_are_examples():
+    """The README has examples, and they are found."""
+    assert len(EXAMPLES) >= 4
+
+
+@pytest.mark.parametrize(("line", "example"), EXAMPLES, ids=lambda value: str(value)[:8])
+def test_an_example_runs(line, example, echo_server):
+    """An example of the README runs from its first line to its last."""
+    source = textwrap.dedent(example).replace(ADDRESS, echo_server)
+    # Every example but the first uses the import of the first, as a reader would.
+    exec(compile("\n" * line + source, str(README), "exec"), {"tunnel": tunnel})
