@@ -306,8 +306,6 @@ class Driver(StateEffects):
 
         On a link that is to be closed at once too: what is queued goes out before that.
         """
-        if self._greeted is self.link:
-            return
         self._greeted = self.link
         self.is_greeting = True
         try:
@@ -324,7 +322,9 @@ class Driver(StateEffects):
 
     def _read(self) -> None:
         assert self.link is not None
-        self._greet()
+        if self._greeted is not self.link:
+            self._greet()
+            return
         end = self.link.run()
         if end is not None:
             self._lose(end)
@@ -369,7 +369,9 @@ class Driver(StateEffects):
     def _drain(self) -> None:
         """What is queued goes out before the close frame."""
         assert self.link is not None
-        self._greet()
+        if self._greeted is not self.link:
+            self._greet()
+            return
         terms = self._closing[0]
         if terms.graceful and self._queue.size and self._clock.monotonic() < terms.deadline:
             end = self.link.run(terms.deadline)
