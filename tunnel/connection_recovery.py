@@ -359,9 +359,7 @@ class ConnectionRecovery:
 
     def _pass_on_wishes(self, under_way: _UnderWay) -> None:
         """Tell the manager, which forgets with each run what it was told before. Needs the lock."""
-        if under_way.cancelled:
-            self._manager.cancel()
-        elif self._offline:
+        if self._offline:
             self._manager.pause()
         elif under_way.hurried:
             under_way.hurried = not self._manager.retry_now()

@@ -76,10 +76,10 @@ class Inbox:
         # The reading thread appends and consumers pop, each atomic; everything else is arranged so
         # that neither needs a lock on its way (see `deliver` and `_wait`).
         self._messages: deque[Message] = deque()
-        self._changed = threading.Condition(threading.Lock())  # guards the three below
+        self._changed = threading.Condition(threading.Lock())  # guards the changes of the two below
         self._waiting = 0
         self._is_open = True
-        self._asked = False
+        self._asked = False  # somebody iterates, or has done so
         self._warned = False
         # The reading thread's books: how many messages of what size were put in, by batch.
         self._batches: deque[tuple[int, int]] = deque()
@@ -125,16 +125,17 @@ class Inbox:
         self._held += size + _OVERHEAD * len(messages)
         self._batched += len(messages)
         self._batches.append((len(messages), size + _OVERHEAD * len(messages)))
-        if len(self._batches) > 64:
-            self._settle()
         self._messages.extend(messages)
+        if len(self._batches) > 64:
+            self._settle()  # only now: it takes messages that are not there for consumed
         if self._waiting:  # read after the messages were put in; see `_wait`
             with self._changed:
                 self._changed.notify_all()
 
     def open(self) -> None:
         """Messages may come again, after a `close`."""
-        self._is_open = True
+        with self._changed:
+            self._is_open = True
 
     def close(self) -> None:
         """No more messages will come: iterators end once they have had those that are here."""
@@ -144,6 +145,7 @@ class Inbox:
 
     def __iter__(self) -> Iterator[Message]:
         """Take messages, waiting for each, until the inbox is closed and empty."""
+        self._asked = True
         take = self._messages.popleft
         while True:
             try:
@@ -159,7 +161,6 @@ class Inbox:
     def _wait(self) -> bool:
         """Wait for a message; False if there will be none."""
         with self._changed:
-            self._asked = True
             self._waiting += 1
             try:
                 # Asked after `_waiting` was counted: a message that is put in later notifies.

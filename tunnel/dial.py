@@ -21,7 +21,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tunnel.addresses import TunnelUrl
-from tunnel.errors import ConnectTimeoutError, NetworkError, ProtocolError
+from tunnel.errors import ConnectTimeoutError, NetworkError, ProtocolError, TunnelError
+from tunnel.handshake_errors import error_for_status
 from tunnel.stream import Readiness, Stream, wait_for
 from tunnel.waker import Waker
 
@@ -111,14 +112,16 @@ class Dial:
         Raises:
             TunnelError: The time was up, or the dial was interrupted.
         """
+        end = time.monotonic() + limit
         while True:
             self.check()
             timeout = self.deadline.remaining()
-            ready = wait_for(sock, self._waker, read=read, write=write, timeout=min(timeout, limit))
+            share = end - time.monotonic()  # whatever woke it in between, the limit stays the same
+            ready = wait_for(sock, self._waker, read=read, write=write, timeout=min(timeout, share))
             if ready.readable or ready.writable:
                 return ready
             if not ready.woken:
-                if timeout > limit:
+                if timeout > share:
                     return ready
                 # Judged by the poll's own clock, which no test can freeze.
                 raise self.deadline.exceeded()
@@ -205,7 +208,8 @@ class HandshakeSocket:
 
     The library reads its answer byte by byte from a blocking socket with a time-out per call. This
     reads ahead, under the dial's deadline, interruptibly, and no more than `limit` bytes. What was
-    read beyond the end of the headers belongs to the WebSocket: see `rest`.
+    read beyond the end of the headers belongs to the WebSocket: see `rest`. The body of a refusal,
+    which the library would wait for, is not read: it may be long or never come, and is not used.
 
     Two faults of the library's request are put right on its way through: it drops the parameters
     of a path (``/a;b=1``), and encodes header values as UTF-8, not as Latin-1 (RFC 7230, 3.2.4).
@@ -224,6 +228,9 @@ class HandshakeSocket:
         self._limit = limit
         self._buffer = b""
         self._position = 0
+        self._line = bytearray()  # the header line that is being read
+        self._lines: list[str] = []  # those before it
+        self._has_headers = False
         dial.deadline.step = "WebSocket upgrade"
 
     @property
@@ -235,12 +242,16 @@ class HandshakeSocket:
         """Read as `socket.recv` does, waiting for the first byte.
 
         Raises:
-            TunnelError: The time was up, the dial was interrupted, or the answer is too long.
+            TunnelError: The time was up, the dial was interrupted, or the answer is too long; or
+                this would be a body: then the error is that of the answer's status.
         """
+        if self._has_headers:
+            raise self._refusal()
         if self._position == len(self._buffer):
             self._buffer, self._position = self._read(), 0
         data = self._buffer[self._position : self._position + size]
         self._position += len(data)
+        self._note(data)
         return data
 
     def send(self, data: bytes) -> int:
@@ -261,6 +272,20 @@ class HandshakeSocket:
 
     def close(self) -> None:
         """The library closes what failed; the transport owns the stream and does it itself."""
+
+    def _note(self, data: bytes) -> None:
+        """Keep the headers, in which the library (by one byte at a time) has found no fault."""
+        self._line += data
+        if data.endswith(b"\n"):
+            line = self._line.decode("latin-1").strip()
+            self._line.clear()
+            self._lines.append(line)
+            self._has_headers = not line
+
+    def _refusal(self) -> TunnelError:
+        status = int(self._lines[0].split()[1])
+        fields = (line.partition(":") for line in self._lines[1:])
+        return error_for_status(status, {name: value.strip() for name, _, value in fields})
 
     def _read(self) -> bytes:
         if self._limit <= 0:

@@ -11,11 +11,15 @@ or a socket.
 
 A recovery is one long step, in which no mail is read. So a request is also *poked* into the
 recovery when it is posted (`_poke`), and the recovery looks into the mailbox itself before each
-wait and in each dial (`_absorb`): what came in between is not missed.
+wait and in each dial (`_absorb`): what came in between is not missed. One lock goes around posting
+and poking, so that a recovery hears of the requests in the order in which they stand in the mailbox
+and never of one that was obeyed before it began.
 """
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from random import Random
@@ -53,6 +57,7 @@ from tunnel.worker import Worker
 
 _S = TunnelConnectionState
 _T = TunnelTrigger
+_AT_REST = (_S.DISCONNECTED, _S.ERROR)
 
 
 class Driver(StateEffects):
@@ -67,6 +72,7 @@ class Driver(StateEffects):
         rng: The source of jitter; None: its own.
         new_transport: Makes a transport for each dial.
         on_connected: Called on each new link before the queue is flushed.
+        on_start: Called when the tunnel's thread begins, perhaps to work on a connection.
         on_rest: Called when nobody works on a connection any more.
 
     Attributes:
@@ -92,6 +98,7 @@ class Driver(StateEffects):
         new_transport: Callable[[Waker], Transport],
         waker: Waker,
         on_connected: Callable[[], None],
+        on_start: Callable[[], None],
         on_rest: Callable[[], None],
     ) -> None:
         self._queue = queue
@@ -103,7 +110,8 @@ class Driver(StateEffects):
         self._waker = waker
         self._on_connected = on_connected
         self._on_rest = on_rest
-        self.worker = Worker(self, clock, waker)
+        self._posting = threading.Lock()  # guards the order of posting, poking and absorbing
+        self.worker = Worker(self, clock, waker, on_start)
         self.tracker = ConnectionStateTracker(config.max_event_history, clock=clock, effects=self)
         self.link: Link | None = None
         self.is_closing = False
@@ -114,8 +122,8 @@ class Driver(StateEffects):
         self._opened: Transport | None = None  # dialled, and not a link yet
         self._waiting: list[Future[None]] = []  # for the connection
         self._greeted: Link | None = None  # the link on which the application has gone first
-        self._closing: list[Close] = []  # who waits for its end; the first one's terms hold
-        self._hurry = False  # the recovery that begins next is not to wait
+        self._closing: list[Close] = []  # who waits for its end; the strictest terms hold
+        self._hurry = False  # the next dial of a recovery is wanted at once
         self._offline = False  # the application has said that there is no network
         self._attempt: ReconnectionAttempt | None = None
         self.configure(config)
@@ -127,37 +135,59 @@ class Driver(StateEffects):
         """Have a request obeyed, at once also by a recovery that is under way. From any thread.
 
         Raises:
+            InvalidStateError: A connection is there already, or being worked on.
             ResourceExhaustedError: No thread can be started; nothing has changed.
         """
-        self.worker.post(request)
-        self._poke(request)
+        with self._posting:
+            if isinstance(request, Connect) and self.tracker.state not in _AT_REST:
+                raise self._occupied()
+            self.worker.post(request)
+            self._poke(request)
         self._waker.wake()  # once more: what `_poke` has changed is to be looked at
 
     def obey(self, request: Request) -> None:
         """See `tunnel.worker.Work`."""
-        if isinstance(request, Connect):
-            self._begin(request)
-        elif isinstance(request, CancelConnect):
-            self.tracker.fire(_T.CANCEL, message="the connection was not there in time")
-        elif isinstance(request, Close):
-            self._close(request)
-        elif isinstance(request, Reconnect):
-            self._reconnect()
-        else:
-            self._change_network(request)
+        try:
+            if isinstance(request, Connect):
+                self._begin(request)
+            elif isinstance(request, CancelConnect):
+                self._cancel()
+            elif isinstance(request, Close):
+                self._close(request)
+            elif isinstance(request, Reconnect):
+                self._reconnect(request)
+            else:
+                self._change_network(request)
+        except BaseException as error:
+            self._survive(error)
 
     def _begin(self, request: Connect) -> None:
-        state = self.tracker.state
-        if state not in (_S.DISCONNECTED, _S.ERROR):
-            request.outcome.set_exception(
-                InvalidStateError(f"the tunnel is {state.value} already; disconnect it first")
-            )
+        if self.tracker.state not in _AT_REST:
+            self._refuse(request)
             return
+        self._disappoint()  # whoever waited for the connection before this one
         self._target = request.target
         self._waiting.append(request.outcome)
         self.last_error = None
         target = request.target
         self.tracker.initialize_connection(uuid4().hex, target.user_id, target.url.redacted)
+
+    def _refuse(self, request: Connect) -> None:
+        """Two called `connect` at the same time, or one did while a loss was being noticed."""
+        error = self._occupied()
+        logger.warning("connect() came too late: {}", error.message)
+        _settle(request.outcome, error)
+
+    def _occupied(self) -> InvalidStateError:
+        state = self.tracker.state.value
+        return InvalidStateError(f"the tunnel is {state} already; disconnect it first")
+
+    def _cancel(self) -> None:
+        """The caller of `connect` was told that there is no connection; so there must be none."""
+        if self.tracker.state is _S.CONNECTED:
+            self._close(Close(graceful=False, deadline=self._clock.monotonic()))
+        else:
+            self.tracker.fire(_T.CANCEL, message="the connection was not there in time")
 
     def _close(self, request: Close) -> None:
         self._closing.append(request)
@@ -165,10 +195,11 @@ class Driver(StateEffects):
         if self.tracker.state is _S.DISCONNECTED:
             self._finish_closing()
 
-    def _reconnect(self) -> None:
+    def _reconnect(self, request: Reconnect) -> None:
         if self.tracker.state is _S.CONNECTED:
             self.tracker.fire(_T.LOST, message="given up by the application, to reconnect")
-        self._recover_by_hand()
+        self._waiting.append(request.outcome)
+        self._recover_at_once(manual=True)
 
     def _change_network(self, request: NetworkChange) -> None:
         self._record_network(request)
@@ -177,13 +208,12 @@ class Driver(StateEffects):
         if self.link is not None:
             self.link.probe()  # the route may be another one: ask now, not at the next interval
         elif self.tracker.state is _S.ERROR and self._was_exhausted():
-            self._recover_by_hand()
+            self._recover_at_once(manual=False)
 
-    def _recover_by_hand(self) -> None:
-        """Dial at once, whatever the settings say."""
-        if self._target is not None and self.tracker.state in (_S.DISCONNECTED, _S.ERROR):
-            self._hurry = True
-            self.tracker.fire(_T.RECOVER, manual=True, quiet=True)
+    def _recover_at_once(self, *, manual: bool) -> None:
+        """Dial without a delay; `manual`: whatever the settings say."""
+        if self._target is not None and self.tracker.state in _AT_REST:
+            self._hurry = self.tracker.fire(_T.RECOVER, manual=manual, quiet=True)
 
     # Settings
 
@@ -225,7 +255,7 @@ class Driver(StateEffects):
     # Requests while a recovery is under way
 
     def _poke(self, request: Request) -> None:
-        """Tell a recovery that is under way at once. From any thread."""
+        """Tell a recovery that is under way at once. Needs the lock. From any thread."""
         if isinstance(request, (Close, CancelConnect)):
             self._manager.cancel()
         elif isinstance(request, Reconnect):
@@ -243,18 +273,25 @@ class Driver(StateEffects):
             Whether the dial under way has lost its purpose.
         """
         mailbox = self.worker.mailbox
+        with self._posting:
+            requests = tuple(mailbox)
+            for request in requests:
+                self._poke(request)
+                if not isinstance(request, (Close, CancelConnect)):  # these are for after the dial
+                    mailbox.remove(request)
         interrupted = False
-        for request in tuple(mailbox):
-            self._poke(request)
-            if isinstance(request, (Close, CancelConnect)):
-                interrupted = True  # it stays in the mailbox, to be obeyed after the dial
-            elif isinstance(request, Reconnect):
-                mailbox.remove(request)
-                interrupted = True
+        for request in requests:
+            if isinstance(request, Connect):
+                self._refuse(request)
             elif isinstance(request, NetworkChange):
-                mailbox.remove(request)
                 self._record_network(request)
+                self._hurry = request.is_connected
                 interrupted |= request.is_connected
+            else:
+                interrupted = True
+            if isinstance(request, Reconnect):
+                self._waiting.append(request.outcome)
+                self._hurry = True
         return interrupted
 
     # Activities
@@ -265,19 +302,36 @@ class Driver(StateEffects):
             return False
         try:
             self._activity()
-        except Exception as error:  # a bug of ours: it must end the link, not leave it half alive
-            logger.exception("the tunnel failed")
-            self._fail(TunnelError.from_exception(error))
+        except BaseException as error:
+            self._survive(error)
         return True
+
+    def _survive(self, error: BaseException) -> None:
+        """A bug of ours must end the link, not leave it half alive; nor the mail unread.
+
+        The same goes for a callback that wants to end its thread, as `sys.exit` does.
+        """
+        logger.opt(exception=error).error("the tunnel failed")
+        if isinstance(error, Exception):
+            self._fail(TunnelError.from_exception(error))
+        else:
+            self._fail(TunnelError(f"a callback raised {type(error).__name__}"))
+        if not self.worker.is_threaded:
+            raise error  # whoever drives the tunnel, a test, wants to know
 
     def rest(self) -> None:
         """See `tunnel.worker.Work`."""
         self._waker.close()
+        self._disappoint()
+        if self._target is not None:  # until the first connect it may still come
+            self._on_rest()
+
+    def _disappoint(self) -> None:
+        """There will be no connection for those who wait for one."""
         waiting, self._waiting = self._waiting, []
         for outcome in waiting:
             error = self.last_error or InvalidStateError("the connection was called off")
-            outcome.set_exception(error)
-        self._on_rest()
+            _settle(outcome, error)
 
     def _dial_first(self) -> None:
         try:
@@ -285,16 +339,26 @@ class Driver(StateEffects):
         except DialInterrupted:
             return  # why is in the mailbox; or the network has changed: then dial again
         except TunnelError as error:
-            self.last_error = error
-            if not error.is_retryable:
+            if error.is_retryable:
+                self.tracker.fire(_T.DIAL_FAILED, error=error)
+                self.tracker.fire(_T.RECOVER, quiet=True)
+            else:
                 self.tracker.fire(_T.FAIL, error=error)
-                return
-            self.tracker.fire(_T.DIAL_FAILED, error=error)
-            self.tracker.fire(_T.RECOVER, quiet=True)
         else:
             self.tracker.fire(_T.OPENED)
 
     def _dial(self) -> Transport:
+        """Dial, and remember why that failed."""
+        self._hurry = False  # this is the dial that was wanted
+        try:
+            return self._open()
+        except DialInterrupted:
+            raise
+        except TunnelError as error:
+            self.last_error = error
+            raise
+
+    def _open(self) -> Transport:
         assert self._target is not None
         request = self._target.dial_request(self.config.connect_timeout)
         transport = self._new_transport(self._waker)
@@ -306,7 +370,8 @@ class Driver(StateEffects):
 
         On a link that is to be closed at once too: what is queued goes out before that.
         """
-        self._greeted = self.link
+        link = self._greeted = self.link
+        assert link is not None
         self.is_greeting = True
         try:
             self._on_connected()
@@ -314,11 +379,10 @@ class Driver(StateEffects):
             logger.exception("on_connected raised; the queue is flushed all the same")
         finally:
             self.is_greeting = False
-        if self.link is not None:
-            self.link.open_queue()
+        link.open_queue()
         waiting, self._waiting = self._waiting, []
         for outcome in waiting:
-            outcome.set_result(None)
+            _settle(outcome)
 
     def _read(self) -> None:
         assert self.link is not None
@@ -341,30 +405,26 @@ class Driver(StateEffects):
 
     def _recover(self) -> None:
         self.recovery.attempt_recovery()
-        self._note_attempt(self.tracker.state is _S.CONNECTED)
-        if self.tracker.state is _S.DISCONNECTED:  # called off; an error says so itself
-            self.last_error = self._manager.last_error or self.last_error
 
     def _dial_again(self) -> None:
         """One attempt of a recovery."""
         if self._absorb():
             raise DialInterrupted("called off before it began")
-        self._opened = self._dial()
+        attempt = self._attempt
+        assert attempt is not None
+        try:
+            self._opened = self._dial()
+        finally:
+            success = self._opened is not None
+            self._metrics.record_reconnection(attempt.attempt, success, attempt.delay)
 
     def _before_wait(self, attempt: ReconnectionAttempt) -> None:
-        self._note_attempt(False)
         self._attempt = attempt
         self._absorb()
         if self._hurry:
-            self._hurry = False
             self._manager.retry_now()
         elif self._offline:
             self._manager.pause()
-
-    def _note_attempt(self, success: bool) -> None:
-        attempt, self._attempt = self._attempt, None
-        if attempt is not None:
-            self._metrics.record_reconnection(attempt.attempt, success, attempt.delay)
 
     def _drain(self) -> None:
         """What is queued goes out before the close frame."""
@@ -372,35 +432,39 @@ class Driver(StateEffects):
         if self._greeted is not self.link:
             self._greet()
             return
-        terms = self._closing[0]
-        if terms.graceful and self._queue.size and self._clock.monotonic() < terms.deadline:
-            end = self.link.run(terms.deadline)
+        if self._queue.size and not self._is_time_to_hang_up():
+            end = self.link.run(self._deadline())
             if end is not None:
                 self._lost_while_closing(end)
             return
         self.link.close(1000)
-        self._activity = self._shake_hands if terms.graceful else self._hang_up
+        self._activity = self._shake_hands
 
     def _shake_hands(self) -> None:
+        """The peer answers the close frame."""
         assert self.link is not None
-        deadline = self._closing[0].deadline
-        end = self.link.run(deadline)
+        end = None if self._is_time_to_hang_up() else self.link.run(self._deadline())
         if end is not None and end.clean:
             self.tracker.fire(_T.CLOSED)
         elif end is not None:
             self._lost_while_closing(end)
-        elif self._clock.monotonic() >= deadline:
-            self._hang_up()
+        elif self._is_time_to_hang_up():
+            self.tracker.fire(_T.CLOSED, message="closed without waiting for the peer")
 
-    def _hang_up(self) -> None:
-        self.tracker.fire(_T.CLOSED, message="closed without waiting for the peer")
+    def _deadline(self) -> float:
+        return min(request.deadline for request in self._closing)
+
+    def _is_time_to_hang_up(self) -> bool:
+        if not all(request.graceful for request in self._closing):
+            return True
+        return self._clock.monotonic() >= self._deadline()
 
     def _lost_while_closing(self, end: LinkEnd) -> None:
         self.last_error = end.error
         self.tracker.fire(_T.LOST, error=end.error)
 
     def _fail(self, error: TunnelError) -> None:
-        self.last_error = error
+        self.last_error = error  # the tracker keeps a copy, which does not know its cause
         if self.tracker.state is _S.CLOSING:
             self.tracker.fire(_T.LOST, error=error)
         elif self.tracker.state in (_S.CONNECTING, _S.CONNECTED, _S.RECONNECTING):
@@ -415,10 +479,8 @@ class Driver(StateEffects):
     def on_enter_connected(self, **data: Any) -> None:
         """A link: its socket, its heartbeat, its writer."""
         assert self._opened is not None
-        transport, self._opened = self._opened, None
-        self._metrics.record_connected()
         self.link = Link(
-            transport,
+            self._opened,
             queue=self._queue,
             delivery=self._delivery,
             config=self.config,
@@ -427,6 +489,8 @@ class Driver(StateEffects):
             waker=self._waker,
             on_activity=self.tracker.touch,
         )
+        self._opened = None
+        self._metrics.record_connected()
         self.last_error = None
         self._activity = self._read
 
@@ -451,7 +515,11 @@ class Driver(StateEffects):
 
     def on_enter_error(self, **data: Any) -> None:
         """Nothing."""
-        self.last_error = data.get("error") or self.last_error
+        error = data.get("error")
+        if isinstance(error, MaxReconnectAttemptsExceededError):
+            exhausted = copy.copy(error)  # the tracker's own is to hold on to nothing
+            exhausted.__cause__ = self.last_error
+            self.last_error = exhausted
         self._let_go()
 
     def _let_go(self) -> None:
@@ -482,3 +550,12 @@ class Driver(StateEffects):
             "the network is back" if change.is_connected else "the network is gone",
             {"is_connected": change.is_connected, "network_type": change.network_type},
         )
+
+
+def _settle(outcome: Future[None], error: TunnelError | None = None) -> None:
+    """Say how it went, unless whoever waited for that has given up."""
+    if outcome.set_running_or_notify_cancel():
+        if error is None:
+            outcome.set_result(None)
+        else:
+            outcome.set_exception(error)

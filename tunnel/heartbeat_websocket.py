@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from ssl import SSLContext
 from types import TracebackType
@@ -13,13 +14,20 @@ from tunnel.addresses import TunnelUrl, validate_headers, validate_subprotocols
 from tunnel.clock import SYSTEM_CLOCK, Clock
 from tunnel.config import TunnelConfig
 from tunnel.delivery import Inbox
-from tunnel.errors import ConnectionLostError, InvalidStateError, NotConnectedError, TunnelError
+from tunnel.dial import DialInterrupted
+from tunnel.errors import (
+    ConnectionLostError,
+    InvalidStateError,
+    NotConnectedError,
+    QueueFullError,
+    TunnelError,
+)
 from tunnel.link import Link
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.outbox import Message
 from tunnel.request_queue import RequestPriority, RequestQueue
 from tunnel.requests import Close, Request
-from tunnel.sender import Sender
+from tunnel.sender import WHILE_CONNECTED, Sender
 from tunnel.transport import DialRequest, Transport, WebSocketTransport
 from tunnel.waker import Waker
 from tunnel.websocket_heartbeat import HeartbeatStatus, PingMode
@@ -111,15 +119,10 @@ class HeartbeatWebSocket:
         """Connect, if that is not done, and begin to read and to watch.
 
         Raises:
-            InvalidStateError: It was started before.
+            InvalidStateError: It was started, or closed, before; or is closed meanwhile.
             TunnelError: The connection cannot be made.
         """
-        if self._watch.was_started:
-            raise InvalidStateError("a HeartbeatWebSocket is started once")
-        self._watch.was_started = True
-        if self._request is not None:
-            self._transport.open(self._request, lambda: False)
-        self._watch.begin()
+        self._watch.begin(self._request)
 
     def send(self, data: Message | bytearray | memoryview) -> None:
         """Send a message; waits while the peer does not read, but not on the connection's thread.
@@ -129,9 +132,14 @@ class HeartbeatWebSocket:
             PayloadTypeError, MessageTooBigError, ValueError, QueueFullError: As for
                 `TunnelService.send`.
         """
-        if self._watch.link is None:
-            raise NotConnectedError("the connection has not begun, or has ended")
-        self._sender.send(data, RequestPriority.NORMAL, None, None)
+        if self._watch.link is not None:
+            try:
+                self._sender.send(data, RequestPriority.NORMAL, None, WHILE_CONNECTED)
+                return
+            except QueueFullError:
+                if self._watch.link is not None:
+                    raise
+        raise NotConnectedError("the connection has not begun, or has ended")
 
     def messages(self) -> Iterator[Message]:
         """Iterate over what is received; ends when the connection is closed or lost."""
@@ -144,8 +152,8 @@ class HeartbeatWebSocket:
             timeout: Seconds for all of that.
         """
         worker = self._watch.worker
+        self._watch.call_off()
         if not worker.is_running:
-            self._inbox.close()
             return
         deadline = self._clock.monotonic() + timeout
         request = Close(True, deadline)
@@ -157,7 +165,7 @@ class HeartbeatWebSocket:
 
     @property
     def error(self) -> TunnelError | None:
-        """Why the connection was lost; None while it lasts, and after a `close`."""
+        """Why the connection was lost; None while it lasts, and if `close` ended it properly."""
         return self._watch.error
 
     @property
@@ -194,14 +202,43 @@ class _Watch:
         self.worker = Worker(self, clock, transport.waker)
         self.config = config
         self.link: Link | None = None
+        self._lock = threading.Lock()  # guards the beginning, and the two below
+        self._was_started = False
         self.is_closing = False
-        self.was_started = False
         self.error: TunnelError | None = None
         self._closing: list[Close] = []
         self._last_stats: dict[str, Any] | None = None
 
-    def begin(self) -> None:
-        """Use the opened transport."""
+    def begin(self, request: DialRequest | None) -> None:
+        """Open the transport, if there is something to dial, and use it."""
+        with self._lock:
+            if self._was_started:
+                raise InvalidStateError("a HeartbeatWebSocket is started once, and not after close")
+            self._was_started = True
+        try:
+            if request is not None:
+                self._transport.open(request, lambda: self.is_closing)
+            with self._lock:
+                if self.is_closing:
+                    raise DialInterrupted("closed meanwhile")
+                self._use_transport()
+        except BaseException as error:
+            self._give_up()
+            if isinstance(error, DialInterrupted):
+                raise InvalidStateError("it was closed while it was starting") from None
+            raise
+
+    def call_off(self) -> None:
+        """From now on the end is wanted; what has not begun does not begin. From any thread."""
+        with self._lock:
+            self.is_closing = True
+            has_begun, self._was_started = self._was_started, True
+        if has_begun:
+            self._transport.waker.wake()  # out of a dial
+        else:
+            self._give_up()
+
+    def _use_transport(self) -> None:
         self.link = Link(
             self._transport,
             queue=self._queue,
@@ -216,19 +253,35 @@ class _Watch:
         self._log("connected")
         self.worker.start()
 
+    def _give_up(self) -> None:
+        """There will be no thread that could clean up."""
+        link, self.link = self.link, None
+        if link is not None:
+            link.dispose()
+        self._transport.abort()
+        self._transport.close()
+        self._transport.waker.close()
+        self._inbox.close()
+
     def obey(self, request: Request) -> None:
         """See `tunnel.worker.Work`."""
-        if isinstance(request, Close):
-            self._closing.append(request)
-            self.is_closing = True
-            if self.link is not None:
-                self.link.writer.on_drained = self._transport.waker.wake
+        assert isinstance(request, Close)  # nothing else is posted here
+        self._closing.append(request)
+        if self.link is not None:
+            self.link.writer.on_drained = self._transport.waker.wake
 
     def act(self) -> bool:
         """See `tunnel.worker.Work`."""
-        link = self.link
-        if link is None:
+        if self.link is None:
             return False
+        try:
+            self._run(self.link)
+        except Exception as error:  # a bug, ours or the transport's: not to be left half alive
+            logger.exception("the connection failed")
+            self._finish(TunnelError.from_exception(error))
+        return True
+
+    def _run(self, link: Link) -> None:
         deadline = self._closing[0].deadline if self._closing else None
         if deadline is not None and not self._queue.size:
             link.close(1000)
@@ -237,7 +290,6 @@ class _Watch:
             self._finish(None if self._closing and end.clean else end.error)
         elif deadline is not None and self._clock.monotonic() >= deadline:
             self._finish(ConnectionLostError("the peer did not answer the close frame in time"))
-        return True
 
     def rest(self) -> None:
         """See `tunnel.worker.Work`."""
@@ -261,6 +313,7 @@ class _Watch:
         }
         link, self.link = self.link, None
         link.dispose()
+        self._queue.interrupt()  # whoever waits for room waits in vain
         self._inbox.close()
         self._log("closed" if error is None else f"lost: {error.message}")
         if error is not None and not self._closing and self._on_connection_lost is not None:

@@ -2,8 +2,7 @@
 
 A `Link` lives from the end of the upgrade to the end of the connection; a tunnel has many, one
 after the other. Its reading thread is the tunnel's. `run` reads and delivers until there is a
-reason to
-stop: somebody woke the thread, the time was up, or the link has ended, and then why.
+reason to stop: somebody woke the thread, the time was up, or the link has ended, and then why.
 """
 
 from __future__ import annotations
@@ -44,6 +43,7 @@ from tunnel.writer import Writer
 
 _READ_SIZE = 64 * 1024
 _LARGE_READ_SIZE = 1024 * 1024  # worth while only inside a large frame
+_HEADER = 2  # bytes before the payload of a short frame that a server sends
 _LINGER = 1.0  # seconds that the peer gets to close the connection once we have nothing more to say
 
 
@@ -137,7 +137,9 @@ class Link:
         self._end_in_sight = False  # the stream's end is there, behind bytes that are unread
         self._suspected = False  # the heartbeat has heard nothing for too long
         self._lost_pings = 0  # as far as they were counted
+        self._undelivered = 0  # bytes read of messages since some were last delivered
         self._probes: dict[bytes, Probe] = {}
+        self._disposed = False  # set before the probes are looked through
         self.heartbeat = self._start_heartbeat(config)
 
     # For the tunnel's thread
@@ -170,6 +172,8 @@ class Link:
             if chunk:
                 self._take(chunk)
                 del chunk  # an idle tunnel must not hold on to the last thing that it has read
+                if self._is_time_up(deadline):  # a peer that floods us never lets us wait
+                    return self._time_up()
             elif chunk is not None:
                 return self._broken(None)
             elif not self._wait(read=True, deadline=deadline):
@@ -184,6 +188,7 @@ class Link:
 
     def dispose(self) -> None:
         """The link is over: stop the watch, close the socket, give what is unsent to the queue."""
+        self._disposed = True
         if self.heartbeat is not None:
             self.heartbeat.stop()
         self._transport.abort()
@@ -210,6 +215,8 @@ class Link:
         """Send a ping whose answer finishes the probe."""
         payload, probe = os.urandom(8), Probe()
         self._probes[payload] = probe
+        if self._disposed:
+            probe.finish(False)
         if self._text_mode:
             self.send(TEXT_PING)
         else:
@@ -226,36 +233,41 @@ class Link:
         if self.heartbeat is not None:
             self.heartbeat.on_data()
         self._on_activity()
+        self._undelivered += len(chunk)
         decoder = self._decoder
         received = decoder.feed(chunk)
         if received:
             if decoder.saw_control or self._text_mode:
-                self._sort(received, len(chunk))
+                self._sort(received)
             else:
-                self._deliver(cast("list[Message]", received), len(chunk))
-        if decoder.violation is not None:
+                self._deliver(cast("list[Message]", received))
+        if decoder.violation is not None and self._end is None:
             self._refuse(decoder.violation)
         if self.writer.is_stalled:
             self.writer.flush(may_wait=False)
 
-    def _deliver(self, messages: list[Message], size: int) -> None:
+    def _deliver(self, messages: list[Message]) -> None:
         self._metrics.record_messages_received(len(messages))
+        # All bytes of messages count once: with those that are finished next.
+        size, self._undelivered = max(0, self._undelivered), 0
         self._delivery.deliver(messages, size)
 
-    def _sort(self, received: list[Incoming], size: int) -> None:
+    def _sort(self, received: list[Incoming]) -> None:
         """Deliver messages and obey control frames, in their order."""
         messages: list[Message] = []
         for item in received:
             if isinstance(item, (str, bytes)):
-                if not (self._text_mode and self._is_text_beat(item)):
+                if self._text_mode and self._is_text_beat(item):
+                    self._undelivered -= _HEADER + len(item)
+                else:
                     messages.append(item)
                 continue
             if messages:
-                self._deliver(messages, size // len(received) * len(messages))
+                self._deliver(messages)
                 messages = []
             self._obey(item)
         if messages:
-            self._deliver(messages, size // len(received) * len(messages))
+            self._deliver(messages)
 
     def _is_text_beat(self, message: Message) -> bool:
         if message == TEXT_PONG:
@@ -266,38 +278,38 @@ class Link:
             return False
         return True
 
-    def _obey(self, frame: Incoming) -> None:
+    def _obey(self, frame: Ping | Pong | Close) -> None:
+        if isinstance(frame, Close):
+            self._closed_by_peer(frame)
+            return
+        self._undelivered -= _HEADER + len(frame.payload)
         if isinstance(frame, Ping):
             self.writer.write_control(self._encoder.pong(frame.payload))
-        elif isinstance(frame, Pong):
+        else:
             self._note_pong(frame.payload)
-        elif isinstance(frame, Close):
-            self._closed_by_peer(frame)
 
     def _note_pong(self, payload: bytes | None) -> None:
         if self.heartbeat is not None:
             round_trip = self.heartbeat.on_pong(payload)
             if round_trip is not None:
                 self._metrics.record_latency(round_trip)
-            self._count_lost_pings()
+            self._count_lost_pings(self.heartbeat.missed_pongs)
         answered = self._probes if payload is None else {payload}
         for key in tuple(answered):
             probe = self._probes.pop(key, None)
             if probe is not None:
                 probe.finish(True)
 
-    def _count_lost_pings(self) -> None:
-        if self.heartbeat is not None:
-            for _ in range(self.heartbeat.missed_pongs - self._lost_pings):
-                self._metrics.record_ping_lost()
-            self._lost_pings = self.heartbeat.missed_pongs
+    def _count_lost_pings(self, missed: int) -> None:
+        for _ in range(missed - self._lost_pings):
+            self._metrics.record_ping_lost()
+        self._lost_pings = max(missed, self._lost_pings)
 
     # Waiting
 
     def _wait(self, *, read: bool, deadline: float | None) -> bool:
         """Wait for something to do; False if the time was up first."""
-        if self._end is not None:
-            deadline = self._linger_until if deadline is None else min(deadline, self._linger_until)
+        deadline = self._earlier(deadline)
         timeout = None
         if deadline is not None:
             timeout = deadline - self._clock.monotonic()
@@ -309,6 +321,16 @@ class Link:
         if ready.ended:
             self._end_in_sight = True
         return any(ready)
+
+    def _earlier(self, deadline: float | None) -> float | None:
+        """The deadline, or the end of the lingering if that is earlier."""
+        if self._end is None:
+            return deadline
+        return self._linger_until if deadline is None else min(deadline, self._linger_until)
+
+    def _is_time_up(self, deadline: float | None) -> bool:
+        deadline = self._earlier(deadline)
+        return deadline is not None and self._clock.monotonic() >= deadline
 
     def _may_read(self) -> bool:
         """Whether the application keeps up; if not, the bytes stay where they are.
@@ -330,13 +352,17 @@ class Link:
     # Ending
 
     def _judge_silence(self) -> LinkEnd | None:
-        """The heartbeat has heard nothing for too long; bytes that wait unread prove it wrong."""
+        """The heartbeat has heard nothing for too long, but bytes may prove it wrong.
+
+        Those that wait unread; and those that were read since, while the suspicion was on its way.
+        """
         self._suspected = False
         if self.heartbeat is None or self._end is not None:
             return None
-        if self._transport.has_unread():
+        if not self.heartbeat.is_silent or self._transport.has_unread():
             self.heartbeat.start()
             return None
+        self._count_lost_pings(self.heartbeat.missed_pongs)
         silence = self.heartbeat.silence
         return LinkEnd(HeartbeatTimeoutError(f"no sign of life for {silence:.1f} s"), clean=False)
 

@@ -3,7 +3,8 @@
 Pure: no socket, no lock. Control frames go first, between any two frames of the rest; then messages
 from the queue, small ones joined into one piece, big ones in fragments (RFC 6455, section 5.4). A
 message stays "taken" in the queue until its last byte was written, so that a connection which ends
-earlier gives it back.
+earlier gives it back. Behind a close frame nothing follows (section 5.5.1): the peer would not look
+at it, so the messages that have not gone out wait for the next connection.
 """
 
 from __future__ import annotations
@@ -18,17 +19,23 @@ from tunnel.request_queue import RequestPriority, RequestQueue
 Message: TypeAlias = str | bytes
 
 FRAGMENT_SIZE = 64 * 1024
-"""Bytes of payload from which a message goes out in fragments, so that a ping gets in between."""
+"""`len` above which a message goes out in fragments of so many bytes; a ping gets in between.
+
+A text counts by its characters, since encoding it only to know would cost more than it is worth.
+"""
 
 _BATCH_BYTES = 64 * 1024
 _BATCH_MESSAGES = 512
+_MAX_PONGS = 32
+_PONG = 0x8A  # the first byte of a pong frame (RFC 6455, section 5.2)
+_CLOSE = 0x88
 
 
 class Outbox:
     """The order of one connection's bytes.
 
-    Belongs to whoever has the write role; `add_control`, `add_own` and `has_work` may be called by
-    others, under the writer's lock.
+    Belongs to whoever has the write role. Others may call `add_control` and `add_own`, under the
+    writer's lock, and ask `has_work` and `is_idle`, whose answer may be out of date at once.
 
     Args:
         queue: Where messages come from.
@@ -43,6 +50,7 @@ class Outbox:
     __slots__ = (
         "_batch",
         "_big",
+        "_closed",
         "_controls",
         "_encoder",
         "_fragments",
@@ -52,6 +60,7 @@ class Outbox:
         "_own",
         "_piece",
         "_piece_size",
+        "_pongs",
         "_queue",
         "is_open",
     )
@@ -63,6 +72,9 @@ class Outbox:
         self._encoder = encoder
         self._on_sent = on_sent
         self._controls: deque[bytes] = deque()
+        # A peer that pings and does not read must not fill our memory; the answer to the most
+        # recent ping is enough (RFC 6455, section 5.5.3).
+        self._pongs: deque[bytes] = deque(maxlen=_MAX_PONGS)
         self._own: deque[bytes] = deque()  # messages that belong to the connection, not the queue
         self._big: Message | None = None  # the message whose fragments are being written
         self._fragments: Iterator[bytes] = iter(())
@@ -71,27 +83,28 @@ class Outbox:
         self._piece_size = 0
         self._lead = 0  # bytes of the piece before the first frame of its batch
         self._batch: list[Message] = []  # the messages that end in this piece
+        self._closed = False  # a close frame is in the piece, or was: it is the last one
         self.is_open = False
 
     @property
     def has_work(self) -> bool:
         """Whether there is anything to write now."""
-        return bool(
-            self._piece
-            or self._controls
-            or self._own
-            or self._next_fragment is not None
-            or (self.is_open and not self._queue.is_empty)
-        )
+        if self._closed:
+            return bool(self._piece)
+        if self._piece or self._controls or self._pongs or self._own:
+            return True
+        if self._next_fragment is not None:
+            return True
+        return self.is_open and self._queue.waiting > 0
 
     @property
     def is_idle(self) -> bool:
         """Whether a message may be written past the queue: open, nothing before it."""
-        return self.is_open and not self.has_work
+        return self.is_open and not (self._closed or self.has_work)
 
     def add_control(self, frame: bytes) -> None:
         """Put a control frame before everything, also between the fragments of a message."""
-        self._controls.append(frame)
+        (self._pongs if frame[0] == _PONG else self._controls).append(frame)
 
     def add_own(self, frame: bytes) -> None:
         """Put a whole message before all that are not begun; it dies with the connection."""
@@ -122,8 +135,10 @@ class Outbox:
         if not self._piece:
             self._piece = memoryview(b"")  # lets the buffer go
             if self._batch:
-                self._confirm(len(self._batch))
-                self._batch = []
+                # Forgotten first: were it confirmed twice, for an interruption in between, another
+                # message would be taken for written.
+                count, self._batch = len(self._batch), []
+                self._confirm(count)
 
     def settle(self) -> None:
         """The connection is over: confirm what was written whole, give the rest back."""
@@ -141,13 +156,19 @@ class Outbox:
         self._piece = memoryview(b"")
         self._big = self._next_fragment = None
         self._controls.clear()
+        self._pongs.clear()
         self._own.clear()
         self._queue.restore()
 
     def _fill(self) -> None:
-        parts = [self._controls.popleft() for _ in range(len(self._controls))]
+        if self._closed:
+            return
+        parts = self._take_controls()
+        if self._closed:
+            self._begin(b"".join(parts), [], lead=0)
+            return
         if self._next_fragment is None:
-            parts += [self._own.popleft() for _ in range(len(self._own))]
+            parts += _drained(self._own)
         lead = sum(map(len, parts))
         batch: list[Message] = []
         if self._next_fragment is None and self.is_open:
@@ -165,6 +186,16 @@ class Outbox:
         if parts:
             self._begin(parts[0] if len(parts) == 1 else b"".join(parts), batch, lead)
 
+    def _take_controls(self) -> list[bytes]:
+        """The control frames so far, up to a close frame."""
+        parts = _drained(self._pongs)
+        for frame in _drained(self._controls):
+            parts.append(frame)
+            if frame[0] == _CLOSE:
+                self._closed = True
+                break
+        return parts
+
     def _begin(self, frame: bytes, batch: list[Message], lead: int) -> None:
         self._piece = memoryview(frame)
         self._piece_size = len(frame)
@@ -175,6 +206,11 @@ class Outbox:
         self._queue.confirm(count)
         self._big = None
         self._on_sent(count)
+
+
+def _drained(frames: deque[bytes]) -> list[bytes]:
+    """All that is there; others may append meanwhile."""
+    return [frames.popleft() for _ in range(len(frames))]
 
 
 def _frame_size(message: Message) -> int:

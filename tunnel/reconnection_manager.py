@@ -252,7 +252,6 @@ class ReconnectionManager:
             self._run = run
             self._outcome = self._succeeded_at = None
             self._runs += 1
-        self._progress.attempt = 0
 
     def _end(self, run: ReconnectionRun, outcome: ReconnectionOutcome | None) -> None:
         if outcome is ReconnectionOutcome.SUCCEEDED:

@@ -157,14 +157,9 @@ class ReconnectionRun:
     # Questions
 
     def next_delay(self) -> float:
-        """How long to wait before the next attempt.
-
-        Raises:
-            RunCancelled: There will be none.
-        """
+        """How long to wait before the next attempt."""
         backoff, draw = self._settings.backoff, self._settings.draw()
         with self._lock:
-            self._check_cancelled()
             if self._hurried:
                 self._count_anew()
                 return 0.0
@@ -241,11 +236,10 @@ class ReconnectionRun:
         """Wait for a wish, or for so long. Returns how long it took."""
         clock = self._settings.clock
         started = clock.monotonic()
-        woken = clock.wait(self._wake, seconds)
+        clock.wait(self._wake, seconds)
         waited = clock.monotonic() - started
         self._progress.total_delay += waited
-        # Exactly: what rounding would leave of the wait may be too little to be waited for.
-        return waited if woken or seconds is None else seconds
+        return waited
 
     def attempt(self) -> None:
         """Make an attempt.

@@ -83,7 +83,9 @@ class Connect:
 
 @dataclass(frozen=True, eq=False)
 class CancelConnect:
-    """Whoever wanted the connection has stopped waiting for it."""
+    """Whoever wanted the connection has stopped waiting: the outcome of `connect` is cancelled."""
+
+    connect: Connect
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +99,9 @@ class Close:
 
 @dataclass(frozen=True, eq=False)
 class Reconnect:
-    """Give the present link up, if there is one, and dial at once."""
+    """Give the present link up, if there is one, and dial at once; `outcome` as for `Connect`."""
+
+    outcome: Future[None] = field(default_factory=Future)
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,6 +34,7 @@ SendTimeout: TypeAlias = float | Patience | None
 
 _CHUNK = 256  # messages of `send_many` that are checked and queued at once
 _CALLBACK_BACKLOG = 16 * 2**20  # bytes that callbacks may queue past the bound; they cannot wait
+_OVERHEAD = 64  # what a message costs beside its payload, roughly; so empty ones count too
 
 
 class LinkOwner(Protocol):
@@ -112,9 +113,7 @@ class Sender:
         iterator = iter(messages)
         while chunk := [self._checked(data) for data in islice(iterator, _CHUNK)]:
             if self._owner.worker.is_own_thread:
-                for message in chunk:
-                    self.send(message, priority, expires_in, timeout)
-                accepted += len(chunk)
+                accepted = self._send_in_callback(chunk, priority, expires_in, accepted)
             else:
                 accepted = self._queue_all(chunk, priority, expires_in, timeout, accepted)
         return accepted
@@ -125,10 +124,7 @@ class Sender:
         limit = self._owner.config.max_message_size
         if isinstance(data, str):
             message = data
-            # A character takes four bytes at most; only long or strange texts are encoded to look.
-            size = len(data) if data.isascii() or 4 * len(data) <= limit else len(_encoded(data))
-            if not data.isascii() and size <= limit:
-                _encoded(data)
+            size = len(data) if data.isascii() else len(_encoded(data))
         elif isinstance(data, (bytes, bytearray, memoryview)):
             message = bytes(data)
             size = len(message)
@@ -166,6 +162,23 @@ class Sender:
             if not number and not self._wait_for_room(timeout, deadline):
                 raise self._queue.refusal(messages, priority, accepted=accepted)
 
+    def _send_in_callback(
+        self,
+        messages: list[Message],
+        priority: RequestPriority,
+        expires_in: float | None,
+        accepted: int,
+    ) -> int:
+        """Send one after the other, on the tunnel's thread; see `_queue_all` for `accepted`."""
+        for number, message in enumerate(messages):
+            try:
+                self.send(message, priority, expires_in, 0)
+            except QueueFullError as error:
+                refused = messages[number:]
+                raise self._queue.refusal(refused, priority, accepted=accepted) from error
+            accepted += 1
+        return accepted
+
     def _write(self, *, may_wait: bool) -> None:
         link = self._owner.link
         if link is not None:
@@ -192,13 +205,13 @@ class Sender:
         While connected, past the bound if need be: the thread that could make room is this one. Up
         to a limit in bytes; beyond that the peer does not read, and something has to give.
         """
-        try:
-            self._queue.enqueue(message, priority, expires_in)
+        if self._queue.enqueue_many([message], priority, expires_in):
             self._backlog = 0
-        except QueueFullError:
-            if self._owner.link is None or self._backlog + len(message) > _CALLBACK_BACKLOG:
-                raise
-            self._backlog += len(message)
+        else:
+            backlog = self._backlog + len(message) + _OVERHEAD
+            if self._owner.link is None or backlog > _CALLBACK_BACKLOG:
+                raise self._queue.refusal([message], priority)
+            self._backlog = backlog
             self._queue.enqueue_beyond(message, priority, expires_in)
         self._write(may_wait=False)
 

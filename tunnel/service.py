@@ -11,6 +11,8 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
 from types import TracebackType
@@ -48,6 +50,7 @@ from tunnel.requests import (
 from tunnel.secrets import Secret
 from tunnel.sender import WHILE_CONNECTED, Sender, SendTimeout
 from tunnel.state_watch import StateWatches
+from tunnel.timers import timers_of
 from tunnel.transport import Transport, WebSocketTransport
 from tunnel.waker import Waker
 from tunnel.worker import Worker
@@ -141,6 +144,7 @@ class TunnelService:
             new_transport=new_transport or WebSocketTransport,
             waker=waker,
             on_connected=self._greet,
+            on_start=self._start,
             on_rest=self._rest,
         )
         self._sender = Sender(self._driver, self._queue, self._clock)
@@ -197,7 +201,7 @@ class TunnelService:
 
         Raises:
             ConfigurationError, TypeError: An argument is wrong; nothing has changed.
-            InvalidStateError: The tunnel is connected, or about to be.
+            InvalidStateError: The tunnel is connected, or about to be; nothing has changed.
             ConnectTimeoutError: The time was up; its cause is the error of the last attempt.
             TunnelError: The connection failed for good: the error that ended the attempts.
         """
@@ -212,8 +216,6 @@ class TunnelService:
             )
         )
         timeout = _seconds("timeout", timeout)
-        if self._inbox is not None:
-            self._inbox.open()
         self._driver.post(request)
         if wait and not self._driver.worker.is_own_thread:
             self._await(request, timeout)
@@ -225,8 +227,8 @@ class TunnelService:
             timeout: Seconds to wait for the new link; None: as many as the policy gives.
 
         Returns:
-            Whether the tunnel is connected again; on the tunnel's thread False, since nothing
-            waits.
+            Whether the tunnel is connected again. False: not in time, or the attempts were given
+            up or called off; on the tunnel's thread always, since nothing waits there.
 
         Raises:
             InvalidStateError: There was no `connect` yet.
@@ -234,12 +236,12 @@ class TunnelService:
         if self.tracker.connection is None:
             raise InvalidStateError("there is nothing to reconnect to: connect first")
         timeout = _seconds("timeout", timeout)
-        with self._watches.watch(_S.CONNECTED, _S.ERROR, also_now=False) as watch:
-            self._driver.post(Reconnect())
-            if self._driver.worker.is_own_thread:
-                return False
-            self._driver.worker.wait(watch.seen, timeout)
-        return watch.last == _S.CONNECTED
+        request = Reconnect()
+        self._driver.post(request)
+        if self._driver.worker.is_own_thread:
+            return False
+        settled = _event_of(request.outcome)
+        return self._driver.worker.wait(settled, timeout) and request.outcome.exception() is None
 
     def disconnect(self, graceful: bool = True, timeout: float = 10.0) -> DrainReport:
         """End the connection with close code 1000 (requirements 8.1 and 8.3).
@@ -254,7 +256,7 @@ class TunnelService:
         Returns:
             What could not be sent; on the tunnel's thread, what is unsent at this moment.
         """
-        seconds = _seconds("timeout", timeout) or 0.0
+        seconds = _limit("timeout", timeout)
         worker = self._driver.worker
         if worker.is_running or self.state is not _S.DISCONNECTED:
             request = Close(graceful, self._clock.monotonic() + seconds)
@@ -277,6 +279,7 @@ class TunnelService:
             is_connected: Whether there is a network.
             network_type: What kind, such as "wifi"; for the records.
         """
+        _text("network_type", network_type)
         self._driver.post(NetworkChange(bool(is_connected), network_type))
 
     def test_connection(self, timeout: float = 5.0) -> bool:
@@ -292,7 +295,7 @@ class TunnelService:
             WouldDeadlockError: On the tunnel's thread.
         """
         self._refuse_own_thread("test_connection")
-        return self._driver.recovery.test_connection(timeout)
+        return self._driver.recovery.test_connection(_limit("timeout", timeout))
 
     # Messages
 
@@ -366,7 +369,9 @@ class TunnelService:
         if self._inbox is None:
             raise InvalidStateError("messages go to on_message; there is nothing to iterate over")
         self._refuse_own_thread("messages")
-        return iter(self._inbox)
+        if self._driver.worker.is_threaded:
+            return iter(self._inbox)
+        return self._driven(self._inbox)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything that was accepted is written.
@@ -414,7 +419,10 @@ class TunnelService:
             return self._driver.worker.wait(watch.seen, timeout)
 
     def subscribe(self, callback: Callable[[ConnectionEvent], object]) -> Callable[[], None]:
-        """Have `callback` called with every event from now on, on the tunnel's thread.
+        """Have `callback` called with every event from now on, in order, one at a time.
+
+        Mostly on the tunnel's thread; but the calls of `update_config` and `test_connection` are
+        recorded, and told, by the thread that makes them.
 
         Returns:
             A function that ends the subscription.
@@ -446,11 +454,14 @@ class TunnelService:
         """Use other settings from now on.
 
         Queue size and automatic reconnection change at once, attempts and delays with the next
-        recovery, heartbeat and limits with the next link.
+        recovery, heartbeat and message size with the next link; `receive_high_water` and
+        `max_event_history` stay as they were.
 
         Raises:
             TypeError: It is no `TunnelConfig`.
         """
+        if config is None:
+            raise TypeError("config must be a TunnelConfig, not None")
         before = self._driver.config
         self._driver.configure(_checked(config))
         old, new = before.to_dict(), config.to_dict()
@@ -486,29 +497,55 @@ class TunnelService:
     # Inside
 
     def _await(self, request: Connect, timeout: float | None) -> None:
-        arrived = threading.Event()
-        request.outcome.add_done_callback(lambda _: arrived.set())
-        worker = self._driver.worker
+        outcome, worker = request.outcome, self._driver.worker
+
+        def give_up() -> None:
+            if outcome.cancel():  # too late if the connection is there, or has failed
+                self._driver.post(CancelConnect(request))
+
         try:
-            in_time = worker.wait(arrived, timeout)
-        except BaseException:  # KeyboardInterrupt: nobody wants the connection any more
-            self._driver.post(CancelConnect())
-            raise
-        if not in_time:
-            self._driver.post(CancelConnect())
-            worker.wait(arrived, _GRACE)
-        error = request.outcome.exception() if arrived.is_set() else None
-        if arrived.is_set() and error is None:
-            return
-        worker.join(_GRACE)
-        if in_time and error is not None:
+            with self._due(timeout, give_up):
+                worker.wait(_event_of(outcome), timeout)
+        finally:
+            give_up()  # also after a KeyboardInterrupt: nobody wants the connection any more
+        if outcome.cancelled():
+            worker.join(_GRACE)
+            message = f"not connected within {timeout:g} s"
+            raise ConnectTimeoutError(message) from self._driver.last_error
+        error = outcome.exception()
+        if error is not None:
+            worker.join(_GRACE)
             raise error
-        message = f"not connected within {timeout:g} s"
-        raise ConnectTimeoutError(message) from self._driver.last_error
+
+    @contextmanager
+    def _due(self, timeout: float | None, callback: Callable[[], None]) -> Iterator[None]:
+        """Call back at the end of a time-out, if the waiting thread itself is to do the work.
+
+        It cannot do it when it has waited, as it can with a thread that works: its wait may be a
+        recovery, which is one step.
+        """
+        if timeout is None or self._driver.worker.is_threaded:
+            yield
+            return
+        timer = timers_of(self._clock).call_at(self._clock.monotonic() + timeout, callback)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _driven(self, inbox: Inbox) -> Iterator[Message]:
+        """What is received, by doing the work of the tunnel between any two messages."""
+        worker, received = self._driver.worker, iter(inbox)
+        while worker.drive(lambda: inbox.size > 0 or not worker.is_running, None) and inbox.size:
+            yield next(received)
 
     def _greet(self) -> None:
         if self._on_connected is not None:
             self._on_connected(self, False)
+
+    def _start(self) -> None:
+        if self._inbox is not None:
+            self._inbox.open()
 
     def _rest(self) -> None:
         if self._inbox is not None:
@@ -555,6 +592,13 @@ def connect(
     return service
 
 
+def _event_of(outcome: Future[None]) -> threading.Event:
+    """An event that is set when there is an outcome."""
+    event = threading.Event()
+    outcome.add_done_callback(lambda _: event.set())
+    return event
+
+
 def _checked(config: TunnelConfig | None) -> TunnelConfig:
     if config is None:
         return TunnelConfig()
@@ -583,8 +627,10 @@ def _context(context: ssl.SSLContext | None) -> ssl.SSLContext | None:
 
 
 def _seconds(name: str, value: float | None) -> float | None:
-    if value is None:
-        return None
+    return None if value is None else _limit(name, value)
+
+
+def _limit(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
     if not 0 <= value <= threading.TIMEOUT_MAX:

@@ -2,8 +2,8 @@
 
 Two threads in one `ssl.SSLSocket` crash the interpreter or end the stream for no reason, however
 the calls are spread over `recv` and `send`. What holds: the socket is non-blocking, one lock is
-held around each single call into OpenSSL, and nobody waits while holding it. A plain socket needs
-no lock; the kernel has its own.
+held around each single call into OpenSSL, and nobody waits while holding it. Reading and writing a
+plain socket needs no lock; the kernel has its own.
 """
 
 from __future__ import annotations
@@ -39,22 +39,36 @@ class Readiness(NamedTuple):
 
 _POLL_IN = getattr(select, "POLLIN", 0)
 _POLL_OUT = getattr(select, "POLLOUT", 0)
-_POLL_END = (
-    getattr(select, "POLLHUP", 0)
-    | getattr(select, "POLLERR", 0)
-    | getattr(select, "POLLRDHUP", 0)  # Linux: the peer has shut its side, unread bytes or not
-)
+_POLL_BROKEN = getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)  # always reported
+_POLL_PEER_END = getattr(select, "POLLRDHUP", 0)  # Linux: the peer has shut its side
+
+_LONGEST_WAIT = 1_000_000.0
+"""Seconds, 11 days: poll takes no more than 24. A wait that is cut short counts as timed out."""
 
 
 def wait_for(
-    sock: socket.socket, waker: Waker | None, *, read: bool, write: bool, timeout: float | None
+    sock: socket.socket,
+    waker: Waker | None,
+    *,
+    read: bool,
+    write: bool,
+    timeout: float | None,
+    peer_end: bool = False,
 ) -> Readiness:
-    """Wait until the socket is ready or the waker is set, `timeout` seconds at most."""
+    """Wait until the socket is ready or the waker is set, `timeout` seconds at most.
+
+    With `peer_end`, where the system can tell (Linux), the wait also ends when the peer has shut
+    its side while bytes before that are unread. Not for those who only write: what the peer has
+    shut says nothing about room, and stays as it is, so that they would spin.
+    """
+    if timeout is not None:
+        timeout = min(max(0.0, timeout), _LONGEST_WAIT)
     if not hasattr(select, "poll"):
         return _wait_by_select(sock, waker, read=read, write=write, timeout=timeout)
     poller = select.poll()
     interest = (_POLL_IN if read else 0) | (_POLL_OUT if write else 0)
-    interest |= getattr(select, "POLLRDHUP", 0)
+    if peer_end:
+        interest |= _POLL_PEER_END
     descriptor = sock.fileno()
     if descriptor < 0:
         return Readiness(read, write, False, True)  # closed: the next call on it says so
@@ -62,17 +76,18 @@ def wait_for(
     if waker is not None:
         poller.register(waker, _POLL_IN)
     # Rounded up: rounded down, the last millisecond of a wait would be spent spinning.
-    milliseconds = None if timeout is None else max(0.0, timeout) * 1000 + 0.999
+    milliseconds = None if timeout is None else timeout * 1000 + 0.999
     events = woken = 0
     for ready, mask in poller.poll(milliseconds):
         if ready == descriptor:
             events = mask
         else:
             woken = mask
-    ended = bool(events & _POLL_END)
+    broken = bool(events & _POLL_BROKEN)
+    ended = broken or bool(events & _POLL_PEER_END)
     return Readiness(
         read and (ended or bool(events & _POLL_IN)),
-        write and (ended or bool(events & _POLL_OUT)),
+        write and (broken or bool(events & _POLL_OUT)),
         bool(woken),
         ended,
     )
@@ -81,7 +96,7 @@ def wait_for(
 def _wait_by_select(
     sock: socket.socket, waker: Waker | None, *, read: bool, write: bool, timeout: float | None
 ) -> Readiness:
-    """The same where the system has no poll (Windows)."""
+    """The same where the system has no poll (Windows); the peer's end shows only when read."""
     if sock.fileno() < 0:
         return Readiness(read, write, False, True)
     readers: list[socket.socket | Waker] = [sock] if read else []
@@ -112,7 +127,9 @@ class Stream:
         sock.setblocking(False)
         self._sock = sock
         self._tls = isinstance(sock, ssl.SSLSocket)
-        self._lock = threading.Lock() if self._tls else None  # around each call into OpenSSL
+        # Around each call into OpenSSL; and around `abort`, which must not hit a descriptor that
+        # `close` has given back and the system has given to another file.
+        self._lock = threading.Lock()
         self.waker = waker
 
     @property
@@ -134,7 +151,7 @@ class Stream:
         Raises:
             OSError: The connection broke.
         """
-        if self._lock is None:
+        if not self._tls:
             try:
                 return self._sock.recv(size)
             except (BlockingIOError, InterruptedError):
@@ -158,7 +175,7 @@ class Stream:
         Raises:
             OSError: The connection broke.
         """
-        if self._lock is None:
+        if not self._tls:
             try:
                 return self._sock.send(data)
             except (BlockingIOError, InterruptedError):
@@ -175,11 +192,13 @@ class Stream:
         On TLS, bytes that OpenSSL holds already do not show here: call `receive` until it returns
         None before waiting.
         """
-        return wait_for(self._sock, self.waker, read=read, write=write, timeout=timeout)
+        return wait_for(
+            self._sock, self.waker, read=read, write=write, timeout=timeout, peer_end=True
+        )
 
     def has_unread(self) -> bool:
         """Whether bytes, or the end of the stream, wait to be read. For the reading thread."""
-        if self._lock is not None:
+        if self._tls:
             assert isinstance(self._sock, ssl.SSLSocket)
             with self._lock:
                 if self._sock.pending():
@@ -197,13 +216,11 @@ class Stream:
         another thread writes in that moment would go out in clear. The descriptor stays open, so
         that nobody can be using it when its number is given to another file.
         """
-        with contextlib.suppress(OSError):  # not connected any more: that is what was asked for
+        # An OSError says that it is not connected any more: that is what was asked for.
+        with self._lock, contextlib.suppress(OSError):
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Give the descriptor back."""
-        if self._lock is None:
-            self._sock.close()
-            return
         with self._lock:
             self._sock.close()

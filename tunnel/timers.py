@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -38,21 +39,29 @@ class SystemTimers:
     """The process's one thread for timers. Safe to use from any thread."""
 
     def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, without timers and without a thread: for a child process after a fork.
+
+        The timers are the parent's, whose sockets the child shares and must not write to; the
+        thread is not there, and may have held the lock.
+        """
         self._changed = threading.Condition(threading.Lock())  # guards all below
         self._heap: list[tuple[float, int, _SystemTimer]] = []
-        self._numbers = itertools.count()
         self._thread: threading.Thread | None = None
 
     def call_at(self, when: float, callback: Callable[[], None]) -> TimerHandle:
         """See `Timers.call_at`."""
         timer = _SystemTimer(self, callback)
         with self._changed:
-            heapq.heappush(self._heap, (when, next(self._numbers), timer))
-            # A thread of the parent process is not there after a fork, but still referred to.
+            # One that could not be started, or that a callback ended by SystemExit, is not alive.
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="tunnel-timers", daemon=True)
                 self._thread.start()
-            elif self._heap[0][2] is timer:
+            heapq.heappush(self._heap, (when, next(self._numbers), timer))
+            if self._heap[0][2] is timer:
                 self._changed.notify()
         return timer
 
@@ -97,6 +106,18 @@ class _SystemTimer:
 
 
 SYSTEM_TIMERS = SystemTimers()
+
+
+def forget_on_fork() -> None:
+    """Have forked children forget the timers of their parent.
+
+    Called once, at import. Where the system cannot fork there is nothing to do.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=SYSTEM_TIMERS.forget)
+
+
+forget_on_fork()
 
 
 def timers_of(clock: Clock) -> Timers:

@@ -128,20 +128,26 @@ class WebSocketTransport(websocket.WebSocket):
             self._upgrade(request, sock)
         except BaseException as error:
             self.close()
-            if isinstance(error, TunnelError) or not isinstance(error, Exception):
+            if not isinstance(error, Exception):
                 raise
             # The library's frames hold the request's headers, and so the token: not to be kept.
-            translated = TunnelError.from_exception(error.with_traceback(None))
+            error = error.with_traceback(None)
+            if isinstance(error, TunnelError):
+                raise error from error.__cause__
+            translated = TunnelError.from_exception(error)
             raise translated from translated.__cause__
 
     def adopt(self, connection: websocket.WebSocket) -> None:
         """Take over a connection that websocket-client opened; `connection` is of no use after it.
 
         Raises:
-            ValueError: It is not connected.
+            ValueError: It is not connected, or has read a part of a message and keeps it.
         """
         if connection.sock is None or not connection.connected:
             raise ValueError("the websocket.WebSocket to wrap is not connected")
+        buffer = connection.frame_buffer
+        if buffer.recv_buffer or buffer.header or connection.cont_frame.cont_data:
+            raise ValueError("the websocket.WebSocket to wrap is in the middle of a message")
         self._stream = Stream(connection.sock, self.waker)
         self.handshake_response = connection.handshake_response
         connection.sock, connection.connected = None, False
@@ -156,12 +162,12 @@ class WebSocketTransport(websocket.WebSocket):
         """See `Transport.subprotocol`."""
         chosen: str | None = self.getsubprotocol()
         # The library compares and reports it in lower case; we name it as it was offered.
-        return next((name for name in self._offered if name.lower() == chosen), None)
+        return next((name for name in self._offered if name.lower() == chosen), chosen)
 
     def receive(self, size: int) -> bytes | None:
         """See `Transport.receive`."""
         if self._rest:
-            rest, self._rest = self._rest, b""
+            rest, self._rest = self._rest[:size], self._rest[size:]
             return rest
         return self._live.receive(size)
 

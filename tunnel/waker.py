@@ -28,7 +28,7 @@ class Waker:
 
     def __init__(self) -> None:
         self.event = threading.Event()
-        self._lock = threading.Lock()  # guards the descriptors, so that a closed one is never used
+        self._lock = threading.Lock()  # guards the descriptors, and that they agree with the event
         self._descriptor: int | socket.socket | None = None  # made when first polled
         self._partner: socket.socket | None = None
 
@@ -36,23 +36,24 @@ class Waker:
         """Wake the thread, now or at its next wait."""
         if self.event.is_set():
             return
-        self.event.set()
         with self._lock:
-            self._signal()
+            try:
+                self.event.set()
+            finally:  # Ctrl-C in between would make this wake-up, and all later ones, a silent one
+                self._signal()
 
     def clear(self) -> None:
         """Forget the wake-ups so far."""
         if not self.event.is_set():
             return
-        self.event.clear()
+        # Event and descriptor change together: a descriptor that stayed readable while the event is
+        # not set would never be read again, and every poll from then on would return at once.
         with self._lock:
+            self.event.clear()
             if isinstance(self._descriptor, int):
                 _ignoring_would_block(os.eventfd_read, self._descriptor)
             elif self._descriptor is not None:
                 _ignoring_would_block(self._descriptor.recv, 4096)
-        if self.event.is_set():  # woken in between: the byte just read may have been that one's
-            with self._lock:
-                self._signal()
 
     def fileno(self) -> int:
         """The descriptor that is readable while the waker is set."""

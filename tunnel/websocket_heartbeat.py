@@ -16,6 +16,8 @@ process.
 
 from __future__ import annotations
 
+import functools
+import math
 import os
 import struct
 import threading
@@ -39,6 +41,9 @@ TEXT_PONG = "pong"
 
 # A peer may answer only the latest ping (RFC 6455, section 5.5.3); older ones count as missed.
 _REMEMBERED_PINGS = 8
+
+_LONGEST = 86_400.0
+"""Seconds between pings at most, as in `TunnelConfig`."""
 
 
 class HeartbeatStatus(str, Enum):
@@ -121,6 +126,11 @@ class Heartbeat:
 
     Attributes:
         last_proof: When the last byte came. Writing it is `proof` for a hot path.
+        last_ping: When the last ping went out; None before the first.
+        last_pong: When the last pong came that answers a ping; None before the first.
+        round_trip: What that one took; None before the first.
+        pings_sent: How many went out.
+        pongs_received: How many of them were answered.
     """
 
     def __init__(
@@ -134,6 +144,8 @@ class Heartbeat:
         self._prefix = os.urandom(4) if prefix is None else prefix
         self._machine = StateMachine(HEARTBEAT, self, history=0, state_attribute="machine_state")
         self._outstanding: OrderedDict[bytes, float] = OrderedDict()
+        self._missed = 0
+        self._counted_from = 0.0  # the next ping is due an interval later
         self._planned = 0.0
         self.last_proof = 0.0
         self.last_ping: float | None = None
@@ -141,23 +153,33 @@ class Heartbeat:
         self.round_trip: float | None = None
         self.pings_sent = 0
         self.pongs_received = 0
-        self.missed_pongs = 0
 
     @property
     def status(self) -> HeartbeatStatus:
         """Where the heartbeat stands."""
-        return HeartbeatStatus(self._machine.state)
+        status = HeartbeatStatus(self._machine.state)
+        # Bytes are only counted when they come; the machine hears of them before the next ping.
+        if status is _S.WAITING_FOR_PONG and self._has_news():
+            return _S.RUNNING
+        return status
+
+    @property
+    def missed_pongs(self) -> int:
+        """Pings that will not be answered any more; after silence, all that were not."""
+        return self._missed + (len(self._outstanding) if self.status is _S.TIMEOUT else 0)
 
     def start(self, now: float) -> None:
         """Begin to watch; the connection counts as alive at `now`."""
+        if self.status is _S.STOPPED:  # after silence it is the same connection: they may answer
+            self._outstanding.clear()
         self._machine.fire("start")
-        self.last_proof = now
-        self.last_ping = now  # the first ping is due after an interval
-        self._outstanding.clear()
+        self.last_proof = self._counted_from = now
         self._planned = self._next_due()
 
     def stop(self) -> None:
         """Watch no more."""
+        self._missed = self.missed_pongs
+        self._outstanding.clear()
         self._machine.fire("stop")
 
     def proof(self, now: float) -> None:
@@ -181,7 +203,7 @@ class Heartbeat:
         if sent is None:
             return None
         while self._outstanding.popitem(last=False)[0] != payload:
-            self.missed_pongs += 1  # the peer skipped it, which it may
+            self._missed += 1  # the peer skipped it, which it may
         self.pongs_received += 1
         self.last_pong = now
         self.round_trip = now - sent
@@ -198,29 +220,29 @@ class Heartbeat:
             return HeartbeatVerdict.NOTHING
         if now - self._planned > max(1.0, self.ping_interval / 2):
             self.last_proof = now
-            self.last_ping = None
+            self._counted_from = -math.inf
         # Both compared as `_next_due` computes them: a difference may round to just below the
         # interval, and the next poll would be due at once, for ever.
         if now >= self.last_proof + self.pong_timeout:
             self._machine.fire("silence")
             return HeartbeatVerdict.SILENCE
-        due = self.last_ping is None or now >= self.last_ping + self.ping_interval
+        due = now >= self._counted_from + self.ping_interval
         if not due:
             self._planned = self._next_due()
         return HeartbeatVerdict.PING if due else HeartbeatVerdict.NOTHING
 
     def ping(self, now: float) -> bytes:
         """A ping goes out at `now`: what to put into it, never twice the same."""
-        if self.last_ping is not None and self.last_proof > self.last_ping:
-            self._machine.fire("proof")  # bytes are only counted; here they become news
+        if self._has_news():
+            self._machine.fire("proof")
         self._machine.fire("ping")
         self.pings_sent += 1
         payload = self._prefix + struct.pack(">I", self.pings_sent & 0xFFFFFFFF)
         self._outstanding[payload] = now
         if len(self._outstanding) > _REMEMBERED_PINGS:
             self._outstanding.popitem(last=False)
-            self.missed_pongs += 1
-        self.last_ping = now
+            self._missed += 1
+        self.last_ping = self._counted_from = now
         self._planned = self._next_due()
         return payload
 
@@ -229,9 +251,11 @@ class Heartbeat:
         """When to `poll` next."""
         return self._planned
 
+    def _has_news(self) -> bool:
+        return self.last_ping is not None and self.last_proof > self.last_ping
+
     def _next_due(self) -> float:
-        last_ping = self.last_proof if self.last_ping is None else self.last_ping
-        return min(last_ping + self.ping_interval, self.last_proof + self.pong_timeout)
+        return min(self._counted_from + self.ping_interval, self.last_proof + self.pong_timeout)
 
 
 class Pingable(Protocol):
@@ -250,7 +274,8 @@ class WebSocketHeartbeat:
     """Watches one connection by itself, as the seed's component does.
 
     Whoever reads the connection reports what came: `on_pong` for pongs, `on_data` for everything
-    else. Safe to use from any thread; the callbacks are called on the timers' thread.
+    else. Safe to use from any thread; the callbacks are called on the timers' thread (`on_log` of a
+    pong on that of `on_pong`), and what they raise is logged and harms nothing.
 
     Args:
         transport: The connection to watch.
@@ -274,8 +299,8 @@ class WebSocketHeartbeat:
         ping_interval: float = 30.0,
         pong_timeout: float | None = None,
         mode: PingMode = "frame",
-        on_connection_lost: Callable[[], None] | None = None,
-        on_log: Callable[[str], None] | None = None,
+        on_connection_lost: Callable[[], object] | None = None,
+        on_log: Callable[[str], object] | None = None,
         clock: Clock | None = None,
     ) -> None:
         if mode not in ("frame", "text"):
@@ -289,6 +314,7 @@ class WebSocketHeartbeat:
         self._lock = threading.Lock()  # guards the decisions, but for the time of the last proof
         self._decisions = Heartbeat(ping_interval, pong_timeout)
         self._timer: TimerHandle | None = None
+        self._watch = 0  # counts the starts: a beat of an earlier watch may still be on its way
 
     @property
     def status(self) -> HeartbeatStatus:
@@ -310,12 +336,19 @@ class WebSocketHeartbeat:
         """Seconds since the last byte from the peer."""
         return self._clock.monotonic() - self._decisions.last_proof
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether the pong time-out has passed since then; a verdict may be older than a byte."""
+        decisions = self._decisions
+        return self._clock.monotonic() >= decisions.last_proof + decisions.pong_timeout
+
     def start(self) -> None:
         """Begin to watch. Starting what runs does nothing."""
         with self._lock:
             if self.status in (_S.RUNNING, _S.WAITING_FOR_PONG):
                 return
             self._decisions.start(self._clock.monotonic())
+            self._watch += 1
             self._plan()
 
     def stop(self) -> None:
@@ -355,10 +388,13 @@ class WebSocketHeartbeat:
             }
 
     def _plan(self) -> None:
-        self._timer = self._timers.call_at(self._decisions.next_due, self._beat)
+        beat = functools.partial(self._beat, self._watch)
+        self._timer = self._timers.call_at(self._decisions.next_due, beat)
 
-    def _beat(self) -> None:
+    def _beat(self, watch: int) -> None:
         with self._lock:
+            if watch != self._watch:  # stopped and started again while it was about to begin
+                return
             now = self._clock.monotonic()
             verdict = self._decisions.poll(now)
             payload = self._decisions.ping(now) if verdict is HeartbeatVerdict.PING else b""
@@ -369,7 +405,7 @@ class WebSocketHeartbeat:
         elif verdict is HeartbeatVerdict.SILENCE:
             self._log("silence for {:.1f} s: connection lost", self.silence)
             if self._on_connection_lost is not None:
-                self._on_connection_lost()
+                _call("on_connection_lost", self._on_connection_lost)
 
     def _send_ping(self, payload: bytes) -> None:
         """A ping that cannot be written counts as no sign of life; the silence will tell."""
@@ -378,14 +414,15 @@ class WebSocketHeartbeat:
                 self._transport.ping(payload)
             else:
                 self._transport.send(TEXT_PING)
-            self._log("ping sent")
         except Exception as error:
             self._log("ping not sent: {}", error)
+        else:
+            self._log("ping sent")
 
     def _log(self, template: str, *values: object) -> None:
         logger.trace(template, *values)
         if self._on_log is not None:
-            self._on_log(template.format(*values))
+            _call("on_log", self._on_log, template.format(*values))
 
     def _date(self, monotonic: float | None) -> datetime | None:
         if monotonic is None:
@@ -394,9 +431,18 @@ class WebSocketHeartbeat:
         return datetime.fromtimestamp(seconds, timezone.utc)
 
 
+def _call(name: str, callback: Callable[..., object], *arguments: object) -> None:
+    try:
+        callback(*arguments)
+    except Exception:
+        logger.exception("{} raised", name)
+
+
 def _checked(ping_interval: float, pong_timeout: float | None) -> tuple[float, float]:
-    if not ping_interval > 0:
-        raise ConfigurationError(f"ping_interval must be more than 0 s, not {ping_interval!r}")
+    if not 0 < ping_interval <= _LONGEST:
+        raise ConfigurationError(
+            f"ping_interval must be more than 0 s and at most a day, not {ping_interval!r}"
+        )
     if pong_timeout is None:
         return ping_interval, 1.5 * ping_interval
     if not pong_timeout > ping_interval:
@@ -404,4 +450,6 @@ def _checked(ping_interval: float, pong_timeout: float | None) -> tuple[float, f
             f"pong_timeout must be more than ping_interval ({ping_interval:g} s), "
             f"not {pong_timeout!r}: an idle link would die before its first ping"
         )
+    if pong_timeout > 2 * _LONGEST:
+        raise ConfigurationError(f"pong_timeout must be at most two days, not {pong_timeout!r}")
     return ping_interval, pong_timeout

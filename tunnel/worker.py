@@ -31,7 +31,7 @@ class Work(Protocol):
         ...
 
     def rest(self) -> None:
-        """There is nothing left to do, and the thread has ended as far as anyone can tell."""
+        """There is nothing left to do: the thread ends. Must not block, nor post."""
         ...
 
 
@@ -42,14 +42,24 @@ class Worker:
         work: What to do.
         clock: On any but the system's no thread is started.
         waker: Ends the waits of the work.
+        on_start: Called whenever the thread is about to begin. It and `Work.rest` are called in
+            turns, and with the worker's lock held, so that a thread which begins when another
+            ends cannot overtake it.
 
     Attributes:
         mailbox: What was posted and not obeyed yet; the work may look ahead while it acts.
         is_running: Whether there is a thread, or on another clock, something to `step`.
     """
 
-    def __init__(self, work: Work, clock: Clock, waker: Waker) -> None:
+    def __init__(
+        self,
+        work: Work,
+        clock: Clock,
+        waker: Waker,
+        on_start: Callable[[], object] | None = None,
+    ) -> None:
         self._work = work
+        self._on_start = on_start
         self._clock = clock
         self._threaded = clock is SYSTEM_CLOCK
         self._waker = waker
@@ -93,6 +103,9 @@ class Worker:
 
     def join(self, timeout: float | None) -> None:
         """Wait for the end of the thread, `timeout` seconds at most. From any thread but it."""
+        if not self._threaded:
+            self.drive(lambda: not self.is_running, timeout)
+            return
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
@@ -110,7 +123,8 @@ class Worker:
     def drive(self, until: Callable[[], bool], timeout: float | None) -> bool:
         """Do the work in this thread until a condition holds, on a clock that is not the system's.
 
-        A step is not interrupted by the condition, only by the time-out: a recovery is one step.
+        The condition is looked at after each thing that the work does, and before it waits. A
+        recovery is one thing, with all its waits; neither condition nor time-out interrupt it.
 
         Returns:
             Whether the condition holds; False once `timeout` seconds have passed.
@@ -118,19 +132,41 @@ class Worker:
         Raises:
             RuntimeError: By the clock, if without a time-out nothing would ever happen.
         """
-        deadline = None if timeout is None else self._clock.monotonic() + timeout
-        if deadline is not None:
-            timers_of(self._clock).call_at(deadline, self._waker.wake)
+        if timeout is None:
+            return self._drive(until, None)
+        deadline = self._clock.monotonic() + timeout
+        timer = timers_of(self._clock).call_at(deadline, self._waker.wake)
+        try:
+            return self._drive(until, deadline)
+        finally:
+            timer.cancel()
+
+    def _drive(self, until: Callable[[], bool], deadline: float | None) -> bool:
         while not until():
             remaining = None if deadline is None else deadline - self._clock.monotonic()
             if remaining is not None and remaining <= 0:
                 return False
-            if self.is_running:
-                self.step()
-            else:
+            if not self.is_running:
                 self._waker.clear()
                 self._clock.wait(self._waker.event, remaining)
+            elif self._step_has_waited() and not until():
+                self.step()
         return True
+
+    def _step_has_waited(self) -> bool:
+        """Do what can be done at this very time. Returns whether that was all."""
+        waits: list[bool] = []
+
+        def end() -> None:
+            waits.append(True)
+            self._waker.wake()
+
+        timer = timers_of(self._clock).call_at(self._clock.monotonic(), end)
+        try:
+            self.step()
+        finally:
+            timer.cancel()
+        return bool(waits)
 
     def step(self) -> bool:
         """Obey what was posted, then act. For the thread itself, and for tests without one.
@@ -150,17 +186,20 @@ class Worker:
         return not self._stop()
 
     def _start(self) -> None:
+        """Begin. Needs the lock, which the thread has to get before it can end."""
         self.is_running = True
+        if self._on_start is not None:
+            self._on_start()
         if not self._threaded:
             return
-        self._thread = threading.Thread(target=self._run, name="tunnel", daemon=True)
+        thread = threading.Thread(target=self._run, name="tunnel", daemon=True)
         try:
-            self._thread.start()
+            thread.start()
         except RuntimeError as error:
-            self.is_running = False
-            self._thread = None
             self.mailbox.clear()
+            self._end()
             raise ResourceExhaustedError("the tunnel's thread cannot be started") from error
+        self._thread = thread
 
     def _run(self) -> None:
         while self.step():
@@ -170,6 +209,9 @@ class Worker:
         with self._lock:
             if self.mailbox:
                 return False
-            self.is_running = False
-        self._work.rest()
+            self._end()
         return True
+
+    def _end(self) -> None:
+        self._work.rest()
+        self.is_running = False

@@ -4,17 +4,21 @@ Theory of operation
 -------------------
 
 Everything that is to be written stands in the `Outbox` or in the queue behind it. Whoever finds
-nobody writing takes the *role* of the writer, drains, and looks once more before letting go; others
-only append and leave. So a burst from many threads becomes a few large writes.
+nobody writing takes the *role* of the writer, drains, lets go, and looks once more; others only
+append and leave. So a burst from many threads becomes a few large writes, and what is appended in
+the last moment is seen by one of the two.
 
-Three rules keep that fair and free of deadlocks:
+Four rules keep that fair and free of deadlocks:
 
 - A thread that has written a good deal for others is relieved by the next sender that comes.
-- The reading thread and the heartbeat never wait for the kernel. What they cannot write at once
-  stays where it is, the role is free, and the reading thread adds writability to its own wait
-  (`is_stalled`). Other threads wait for the kernel themselves, while they have the role.
-- A write that fails marks the connection dead *before* the role is given up, so that no byte can
-  follow half a frame.
+- The reading thread and the heartbeat never wait for the kernel. What they cannot write at once,
+  or not within the same amount, stays where it is, the role is free, and the reading thread adds
+  writability to its own wait (`is_stalled`). Other threads wait for the kernel themselves, while
+  they have the role.
+- A write that fails marks the connection dead and ends it *before* the role is given up, so that no
+  byte can follow half a frame. An exception that comes in between, such as Ctrl-C, does the same.
+- Nothing foreign is called with the lock held: the queue may tell its subscribers that there is
+  room, and they may send.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from tunnel.request_queue import RequestPriority
 from tunnel.transport import Transport
 
 _BUDGET = 1024 * 1024
-"""Bytes after which a writer may be relieved."""
+"""Bytes after which a writer may be relieved, and one that must not wait gives up the role."""
 
 
 class Writer:
@@ -49,7 +53,6 @@ class Writer:
     """
 
     __slots__ = (
-        "_busy",
         "_dead",
         "_encoder",
         "_free",
@@ -59,6 +62,7 @@ class Writer:
         "_on_stalled",
         "_outbox",
         "_over_budget",
+        "_owner",
         "_relievers",
         "_transport",
         "on_drained",
@@ -80,9 +84,9 @@ class Writer:
         self._on_stalled = on_stalled
         self._on_failed = on_failed
         self._on_sent = on_sent
-        self._lock = threading.Lock()  # guards the flags below and who may touch the outbox
+        self._lock = threading.Lock()  # guards the fields below and who may touch the outbox
         self._free = threading.Condition(self._lock)  # notified when the role is given up
-        self._busy = False
+        self._owner: int | None = None  # the thread that has the role
         self._dead = False
         self._over_budget = False
         self._relievers = 0
@@ -91,7 +95,7 @@ class Writer:
     @property
     def is_stalled(self) -> bool:
         """Whether bytes wait for the kernel and nobody waits with them."""
-        return not self._busy and not self._dead and self._outbox.has_work
+        return self._owner is None and not self._dead and self._outbox.has_work
 
     def open(self) -> None:
         """Let messages out; until now only control frames and the greeting could go."""
@@ -117,32 +121,30 @@ class Writer:
         Raises:
             ValueError: It cannot be encoded (a lone surrogate).
         """
-        if self._busy or len(message) > FRAGMENT_SIZE:
+        if self._owner is not None or len(message) > FRAGMENT_SIZE or not self._outbox.is_idle:
             return False
-        with self._lock:
-            if self._busy or self._dead or not self._outbox.is_idle:
+        frame = self._encoder.message(message)
+        try:
+            if not self._claim():
                 return False
-            self._busy = True
-        try:
-            frame = self._encoder.message(message)
+            if not self._outbox.is_idle:  # it was, a moment ago; whose bytes these are has left
+                self._drain(may_wait=may_wait, timeout=timeout)
+                return False
+            try:
+                taken = self._transport.send(frame)
+            except OSError as error:
+                self._outbox.adopt(message, priority, expires_in, frame, 0)
+                self._fail(error)
+                return True
+            if taken == len(frame):
+                self._on_sent(1)
+            else:
+                self._outbox.adopt(message, priority, expires_in, frame, taken)
+            if taken < len(frame) or not self._let_go_if_idle():
+                self._drain(may_wait=may_wait, timeout=timeout)
         except BaseException:
-            self._let_go()
+            self._leave()
             raise
-        try:
-            taken = self._transport.send(frame)
-        except OSError as error:
-            self._outbox.adopt(message, priority, expires_in, frame, 0)
-            self._fail(error)
-            return True
-        except BaseException:
-            self._fail(ConnectionAbortedError("a write was interrupted"))
-            raise
-        if taken == len(frame):
-            self._on_sent(1)
-        else:
-            self._outbox.adopt(message, priority, expires_in, frame, taken)
-        if not self._let_go_if_idle():
-            self._drain(may_wait=may_wait, timeout=timeout)
         return True
 
     def write_control(self, frame: bytes) -> None:
@@ -168,8 +170,14 @@ class Writer:
             may_wait: Whether this thread may wait for the kernel.
             timeout: Seconds of each such wait; then the reading thread takes over.
         """
-        if self._claim(may_wait=may_wait, timeout=timeout):
-            self._drain(may_wait=may_wait, timeout=timeout)
+        try:
+            if self._over_budget and may_wait:
+                self._relieve(timeout)
+            if self._outbox.has_work and self._claim():
+                self._drain(may_wait=may_wait, timeout=timeout)
+        except BaseException:
+            self._leave()
+            raise
 
     def stop(self) -> None:
         """Nothing is written any more; what was not goes back to the queue.
@@ -179,78 +187,94 @@ class Writer:
         """
         with self._lock:
             self._dead = True
-            while self._busy:
+            while self._owner is not None:
                 self._free.wait()
         self._outbox.settle()
 
-    def _claim(self, *, may_wait: bool, timeout: float | None) -> bool:
+    def _claim(self) -> bool:
+        """Take the role, if nobody has it."""
         with self._lock:
-            if self._busy and self._over_budget and may_wait:
-                self._relievers += 1
-                try:
-                    self._free.wait_for(lambda: not self._busy or not self._over_budget, timeout)
-                finally:
-                    self._relievers -= 1
-            if self._busy or self._dead or not self._outbox.has_work:
+            if self._owner is not None or self._dead:
                 return False
-            self._busy = True
+            self._owner = threading.get_ident()
             return True
+
+    def _relieve(self, timeout: float | None) -> None:
+        """Wait until the role is given up, by a thread that has had it for long."""
+        with self._lock:
+            if self._owner == threading.get_ident():  # called back by the queue in the midst of it
+                return
+            self._relievers += 1
+            try:
+                self._free.wait_for(
+                    lambda: self._owner is None or not self._over_budget,
+                    None if timeout is None else min(timeout, threading.TIMEOUT_MAX),
+                )
+            finally:
+                self._relievers -= 1
 
     def _drain(self, *, may_wait: bool, timeout: float | None) -> None:
         """Write until there is nothing left. Has the role when called, and not when it returns."""
         written = 0
-        try:
-            while True:
-                piece = self._outbox.piece()
-                if not piece:
-                    if self._let_go_if_idle():
-                        return
-                    continue
-                taken = self._transport.send(piece)
-                if taken:
-                    self._outbox.advance(taken)
-                    written += taken
-                    if written > _BUDGET and self._let_go_if_relieved():
-                        return
-                elif not may_wait or not self._transport.wait_writable(timeout):
-                    self._let_go()
-                    self._on_stalled()
+        while True:
+            piece = self._outbox.piece()
+            if not piece:
+                if self._let_go_if_idle():
                     return
-        except OSError as error:
-            self._fail(error)
-        except BaseException:  # KeyboardInterrupt: nobody knows how much of the frame went out
-            self._fail(ConnectionAbortedError("a write was interrupted"))
-            raise
+                continue
+            try:
+                taken = self._transport.send(piece)
+                is_stalled = not taken and not (may_wait and self._transport.wait_writable(timeout))
+            except OSError as error:
+                self._fail(error)
+                return
+            self._outbox.advance(taken)
+            written += taken
+            if is_stalled:
+                self._let_go()
+                self._on_stalled()
+                return
+            if written > _BUDGET and self._outbox.has_work and self._is_relieved(may_wait):
+                return
 
     def _let_go(self) -> None:
         with self._lock:
-            self._busy = self._over_budget = False
-            self._free.notify_all()
-
-    def _let_go_if_idle(self) -> bool:
-        with self._lock:
-            if self._outbox.has_work:
-                return False
-            self._busy = self._over_budget = False
+            self._owner = None
+            self._over_budget = False
             if self._relievers or self._dead:
                 self._free.notify_all()
-        if self.on_drained is not None:
-            self.on_drained()
-        return True
 
-    def _let_go_if_relieved(self) -> bool:
-        with self._lock:
-            self._over_budget = True
-            if not self._relievers:
-                return False
-            self._busy = self._over_budget = False
-            self._free.notify_all()
+    def _let_go_if_idle(self) -> bool:
+        """Give up the role, and look again; False: there is more, and the role was taken back."""
+        self._let_go()
+        if not self._outbox.has_work:
+            if self.on_drained is not None:
+                self.on_drained()
             return True
+        return not self._claim()  # not ours to take: whoever has it sees the same
+
+    def _is_relieved(self, may_wait: bool) -> bool:
+        """Give up the role after the budget, to whoever waits for it or else to the reader."""
+        with self._lock:
+            has_reliever = self._relievers > 0
+            self._over_budget = True
+        if has_reliever or not may_wait:
+            self._let_go()
+            if not has_reliever:
+                self._on_stalled()
+            return True
+        return False
 
     def _fail(self, error: Exception) -> None:
         with self._lock:
             self._dead = True
-            self._busy = self._over_budget = False
-            self._free.notify_all()
-        self._transport.abort()
+        self._transport.abort()  # before somebody may close it
+        self._let_go()
         self._on_failed(error)
+
+    def _leave(self) -> None:
+        """Whatever this thread was about to do, an exception keeps it from it."""
+        if self._owner == threading.get_ident():  # nobody knows how much of the frame went out
+            self._fail(ConnectionAbortedError("a write was interrupted"))
+        else:
+            self._on_stalled()  # somebody may have relied on us

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-sys.path.insert(0, str(Path(__file__).parent))  # for `peers` and `proxy`; there are no packages here
+sys.path.insert(0, str(Path(__file__).parent))  # for `peers` and `proxy`: here are no packages
 
 from peers import ServerProcess
 from proxy import FaultProxy
@@ -64,7 +64,8 @@ def authority() -> trustme.CA:
 def certificate(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A PEM file with key and certificate for 127.0.0.1 and localhost."""
     path = tmp_path_factory.mktemp("tls") / "server.pem"
-    authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(path)
+    issued = authority.issue_cert("127.0.0.1", "localhost")
+    issued.private_key_and_cert_chain_pem.write_to_path(path)
     return path
 
 

@@ -284,9 +284,7 @@ def test_attempts_used_up(make_service: MakeService) -> None:
 
 
 @pytest.mark.requirement("1.8")
-def test_network_change_after_exhaustion(
-    own_port: int, make_service: MakeService
-) -> None:
+def test_network_change_after_exhaustion(own_port: int, make_service: MakeService) -> None:
     """When the network comes back after the attempts were used up, the tunnel connects at once."""
     service = make_service(max_reconnect_attempts=1)
     with pytest.raises(MaxReconnectAttemptsExceededError):
@@ -307,9 +305,7 @@ def own_port() -> int:
 
 
 @pytest.mark.requirement("1.8")
-def test_network_gone_pauses_the_countdown(
-    own_port: int, make_service: MakeService
-) -> None:
+def test_network_gone_pauses_the_countdown(own_port: int, make_service: MakeService) -> None:
     """While the network is away no attempt is made; when it is back, one is made at once."""
     events = Collector()
     service = make_service(reconnect_base_delay=0.05, reconnect_max_delay=0.05)

@@ -79,9 +79,7 @@ def test_end_without_close_frame(proxy: FaultProxy, make_service: MakeService) -
 
 @pytest.mark.requirement("6.1", "6.2")
 @pytest.mark.parametrize("directions", [(UP, DOWN), (UP,), (DOWN,)], ids=["both", "up", "down"])
-def test_silence(
-    proxy: FaultProxy, make_service: MakeService, directions: tuple[str, ...]
-) -> None:
+def test_silence(proxy: FaultProxy, make_service: MakeService, directions: tuple[str, ...]) -> None:
     """Silence, in one direction or in both, is noticed within the pong time-out."""
     states = States()
     service = make_service(on_state_change=states, ping_interval=0.1, pong_timeout=0.3)

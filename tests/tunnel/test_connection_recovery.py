@@ -41,8 +41,8 @@ class World:
         self.answers = deque(answers)
         self.dials: list[float] = []
         self.sent: list[Any] = []
-        self.on_dial: Callable[[], None] = lambda: None
-        self.on_send: Callable[[Any], None] = lambda item: None
+        self.on_dial: Callable[[], object] = lambda: None
+        self.on_send: Callable[[Any], object] = lambda item: None
         self.log: list[str] = []
         self.tracker = ConnectionStateTracker(clock=self.clock)
         self.queue = RequestQueue(clock=self.clock)
@@ -220,10 +220,11 @@ def test_an_error_that_is_not_retryable_is_not_recovered_from(state: S) -> None:
     assert world.dials == []
 
 
-def test_a_loss_while_closing_is_not_recovered_from() -> None:
+@pytest.mark.parametrize("error", [None, AuthenticationFailedError()])
+def test_a_loss_while_closing_is_not_recovered_from(error: Exception | None) -> None:
     """The application wanted the end; now it is there."""
     world = World(state=S.CLOSING)
-    assert not world.recovery.handle_disconnection("WebSocket closed", AuthenticationFailedError())
+    assert not world.recovery.handle_disconnection("WebSocket closed", error)
     assert world.state is S.DISCONNECTED
     assert world.dials == []
 
@@ -234,6 +235,22 @@ def test_a_loss_that_was_given_up_is_not_recovered_from() -> None:
     assert not world.recovery.handle_disconnection("late", ConnectionLostError())
     assert world.state is S.ERROR
     assert world.events == [E.ERROR]
+
+
+def test_a_change_that_somebody_else_makes_first_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at the state and the change another thread closes: the error is kept."""
+    world = World()
+    fire = world.tracker.fire
+
+    def beaten(trigger: T, **data: Any) -> bool:
+        monkeypatch.undo()
+        fire(T.CLOSE)
+        return fire(trigger, **data)
+
+    monkeypatch.setattr(world.tracker, "fire", beaten)
+    assert not world.recovery.handle_disconnection("refused", AuthenticationFailedError("no"))
+    assert world.state is S.CLOSING
+    assert world.events == [E.CLOSING, E.ERROR]
 
 
 def test_a_loss_reported_twice_is_one_loss() -> None:
@@ -306,7 +323,7 @@ def test_a_state_that_somebody_else_moves_is_respected() -> None:
     """Closed by a callback in the midst of an attempt that succeeds: no second trigger follows."""
     world = World()
     world.queue.enqueue("kept")
-    world.on_dial = lambda: [world.tracker.fire(T.CLOSE)]  # type: ignore[assignment, return-value]
+    world.on_dial = lambda: world.tracker.fire(T.CLOSE)
     assert not world.recovery.attempt_recovery()
     assert world.state is S.DISCONNECTED
     assert world.path[-1] == "close"
@@ -316,7 +333,7 @@ def test_a_state_that_somebody_else_moves_is_respected() -> None:
 def test_a_recovery_that_was_closed_makes_no_more_attempts() -> None:
     """Closed in the midst of an attempt that fails: the recovery ends, and fires nothing."""
     world = World(REFUSED, REFUSED)
-    world.on_dial = lambda: [world.tracker.fire(T.CLOSE)]  # type: ignore[assignment, return-value]
+    world.on_dial = lambda: world.tracker.fire(T.CLOSE)
     assert not world.recovery.attempt_recovery()
     assert world.state is S.DISCONNECTED
     assert world.path[-1] == "close"
@@ -391,7 +408,7 @@ def test_a_recovery_within_itself_is_refused() -> None:
     leave = world.tracker.subscribe(
         lambda event: (
             event.type is E.RECONNECTING and results.append(world.recovery.attempt_recovery())
-        )  # type: ignore[func-returns-value]
+        )
     )
     assert world.recovery.attempt_recovery()
     leave()
@@ -424,7 +441,7 @@ def test_concurrent_calls_share_one_recovery(succeeds: bool) -> None:
 
     # They are in the recovery when they wait for its end.
     waiting = threading.Semaphore(0)
-    world.on_dial = lambda: (dial(), [waiting.acquire(timeout=10) for _ in range(4)])[0]
+    world.on_dial = lambda: (dial(), [waiting.acquire(timeout=10) for _ in range(4)])
 
     class Done(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
@@ -497,6 +514,7 @@ def test_a_cancel_before_the_first_wait_is_not_lost() -> None:
         world.recovery.attempt_recovery()
         assert world.dials == []
         assert world.state is S.DISCONNECTED
+        assert world.events.count(E.RECONNECTING) == (kind is E.RECONNECTING)
 
 
 def test_a_recovery_that_was_cancelled_while_it_flushed_does_not_begin_again() -> None:
@@ -510,7 +528,7 @@ def test_a_recovery_that_was_cancelled_while_it_flushed_does_not_begin_again() -
 
     world.on_send = send
     assert not world.recovery.attempt_recovery()
-    assert world.state is S.DISCONNECTED
+    assert world.path[-3:] == ["recover", "opened", "lost"]
     assert len(world.dials) == 1
 
 
@@ -525,7 +543,7 @@ def test_the_queue_is_flushed_in_its_order() -> None:
     world.queue.enqueue("first", RequestPriority.HIGH)
     sizes: list[int] = []
     states: set[S] = set()
-    world.on_send = lambda item: (sizes.append(world.queue.size), states.add(world.state))[0]
+    world.on_send = lambda item: (sizes.append(world.queue.size), states.add(world.state))
     assert world.recovery.handle_disconnection("WebSocket closed")
     assert world.sent == ["first", "later"]
     assert sizes == [2, 1]
@@ -567,7 +585,7 @@ def test_a_loss_while_flushing_is_recovered_from_only_automatically() -> None:
     world = World()
     world.tracker.auto_reconnect = False
     world.queue.enqueue("item")
-    world.on_send = lambda item: 1 // 0  # type: ignore[assignment, return-value]
+    world.on_send = lambda item: 1 // 0
     assert not world.recovery.attempt_recovery()
     assert world.state is S.DISCONNECTED
     assert world.queue.size == 1
@@ -596,7 +614,7 @@ def test_an_endless_policy_goes_on_with_links_that_take_nothing() -> None:
     """With max_attempts=None it never gives up, here until it is called off."""
     world = World(max_attempts=None)
     world.queue.enqueue("item")
-    world.on_send = lambda item: 1 // 0  # type: ignore[assignment, return-value]
+    world.on_send = lambda item: 1 // 0
     world.at(5000.0, world.recovery.cancel_recovery)
     assert not world.recovery.attempt_recovery()
     assert len(world.dials) > 80
@@ -618,6 +636,38 @@ def test_a_send_that_fails_for_good_ends_it(reported: bool) -> None:
     assert world.state is S.ERROR
     assert world.queue.size == 1
     assert len(world.dials) == 1
+
+
+def test_a_link_that_is_closed_while_it_is_flushed_is_not_failed() -> None:
+    """The application has ended it; that the rest cannot be sent is no failure then."""
+    world = World()
+    world.queue.enqueue("item")
+
+    def send(item: Any) -> None:
+        world.tracker.fire(T.CLOSE)
+        raise TypeError("not a message")
+
+    world.on_send = send
+    assert not world.recovery.attempt_recovery()
+    assert world.state is S.CLOSING
+    assert world.queue.size == 1
+
+
+def test_the_loss_of_an_earlier_link_is_forgotten() -> None:
+    """A link that was lost in a failed attempt is no reason to bring back a later, closed one."""
+    world = World(REFUSED, None)
+    world.queue.enqueue("item")
+
+    def connect() -> None:
+        if len(world.dials) == 1:
+            world.tracker.update_state(S.CONNECTED)
+            assert not world.recovery.handle_disconnection("lost within connect")
+
+    world.on_dial = connect
+    world.on_send = lambda item: (world.tracker.fire(T.CLOSE), world.tracker.fire(T.CLOSED))
+    assert not world.recovery.attempt_recovery()
+    assert world.path[-1] == "closed"
+    assert len(world.dials) == 2
 
 
 def test_an_interrupt_while_flushing_loses_nothing() -> None:
@@ -645,9 +695,7 @@ def test_a_loss_that_is_noticed_by_another_thread_while_flushing(auto_reconnect:
     results: list[bool] = []
     readers: list[threading.Thread] = []
     noticed = threading.Event()
-    world.tracker.subscribe(
-        lambda event: event.message == "end of stream" and noticed.set()  # type: ignore[func-returns-value]
-    )
+    world.tracker.subscribe(lambda event: event.message == "end of stream" and noticed.set())
 
     def send(item: Any) -> None:
         if item == 0:
@@ -773,18 +821,37 @@ def test_the_network_comes_back_in_the_last_moment() -> None:
     """After the last attempt has failed and before the recovery is over: it begins again."""
     world = World(REFUSED, None, max_attempts=1)
     world.tracker.subscribe(
-        lambda event: event.type is E.ERROR and world.recovery.handle_network_change(True)  # type: ignore[func-returns-value]
+        lambda event: event.type is E.ERROR and world.recovery.handle_network_change(True)
     )
     assert world.recovery.handle_disconnection("WebSocket closed")
     assert world.dials == [2.0, 2.0]
     assert world.path[-3:] == ["exhausted", "recover", "opened"]
 
 
+def test_the_network_goes_in_the_last_moment() -> None:
+    """That is no reason to begin again."""
+    world = World(REFUSED, max_attempts=1)
+    world.tracker.subscribe(
+        lambda event: event.type is E.ERROR and world.recovery.handle_network_change(False)
+    )
+    assert not world.recovery.handle_disconnection("WebSocket closed")
+    assert len(world.dials) == 1
+
+
+def test_the_network_that_came_back_counts_once() -> None:
+    """It begins the attempts anew; when those are used up, the recovery is over."""
+    world = World(*[REFUSED] * 10, max_attempts=2)
+    world.at(3.0, lambda: world.recovery.handle_network_change(True))
+    assert not world.recovery.handle_disconnection("WebSocket closed")
+    assert world.dials == [2.0, 3.0, 7.0]
+    assert world.state is S.ERROR
+
+
 def test_the_network_comes_back_when_it_is_no_use() -> None:
     """Wrong credentials stay wrong."""
     world = World(AuthenticationFailedError())
     world.tracker.subscribe(
-        lambda event: event.type is E.ERROR and world.recovery.handle_network_change(True)  # type: ignore[func-returns-value]
+        lambda event: event.type is E.ERROR and world.recovery.handle_network_change(True)
     )
     assert not world.recovery.handle_disconnection("WebSocket closed")
     assert len(world.dials) == 1
@@ -957,7 +1024,7 @@ def test_effects_that_raise_end_the_recovery() -> None:
 
 @pytest.mark.requirement("1.2")
 def test_a_week_of_a_flapping_network() -> None:
-    """Hundreds of losses: the history obeys the table all along, and every message goes out once."""
+    """Hundreds of losses: the history obeys the table, and every message goes out once."""
     world = World()
     expected = []
     number = 0

@@ -281,6 +281,20 @@ def test_patience_is_spread_upwards() -> None:
     assert max(waits) - min(waits) > 28.0
 
 
+def test_absurd_patience_is_waited_for_in_parts() -> None:
+    """A wait longer than threads can wait at once neither fails nor ends early."""
+
+    class Strict(FakeClock):
+        def wait(self, event: threading.Event, timeout: float | None) -> bool:
+            assert timeout is None or timeout <= threading.TIMEOUT_MAX
+            return super().wait(event, timeout)
+
+    clock = Strict()
+    server = Server(clock, RateLimitedError(retry_after=3e10), None)
+    plain(clock).attempt_reconnection(server.connect)
+    assert server.waits[1] == pytest.approx(3e10)
+
+
 def test_what_ended_the_link_may_ask_for_patience() -> None:
     """The error given for the run holds for its first wait, and is its reason."""
     clock = FakeClock()
@@ -535,6 +549,18 @@ def test_retry_now_during_an_attempt_that_fails() -> None:
     assert manager.outcome is ReconnectionOutcome.EXHAUSTED
 
 
+def test_hurrying_what_is_hurried_already_counts_once() -> None:
+    """The attempt that follows at once fulfils both wishes; the next one has its delay."""
+    clock = FakeClock()
+    manager = plain(clock)
+    server = Server(clock, REFUSED, REFUSED, None)
+    at(clock, 1.0, manager.retry_now)
+    manager.attempt_reconnection(
+        server.connect, before_wait=lambda a: a.delay == 0.0 and manager.retry_now()
+    )
+    assert server.times == [1.0, 5.0, 13.0]
+
+
 def test_retry_now_during_an_attempt_that_succeeds_is_forgotten() -> None:
     """The wish is fulfilled; the next run knows nothing of it."""
     clock = FakeClock()
@@ -618,15 +644,18 @@ def test_cancel_ends_a_pause() -> None:
     assert clock.monotonic() == 10.0
 
 
-def test_the_later_wish_counts() -> None:
-    """Back and gone again in one moment is gone."""
+@pytest.mark.parametrize(
+    ("then", "time"), [("retry_now", 9.0), ("unpause", 10.0)], ids=["back", "going on"]
+)
+def test_the_later_wish_counts(then: str, time: float) -> None:
+    """Back and gone again in one moment is gone: the countdown stands, with what was left of it."""
     clock = FakeClock()
     manager = plain(clock)
     server = Server(clock, None)
     at(clock, 1.0, lambda: [manager.retry_now(), manager.pause()])
-    at(clock, 9.0, lambda: [manager.pause(), manager.retry_now()])
+    at(clock, 9.0, lambda: [manager.pause(), getattr(manager, then)()])
     assert manager.attempt_reconnection(server.connect)
-    assert server.times == [9.0]
+    assert server.times == [time]
 
 
 @pytest.mark.parametrize(

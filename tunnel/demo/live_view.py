@@ -28,6 +28,7 @@ _COLOURS = {
 }
 _LATEST = 5  # states of the path that the panel shows
 _WIDTH = 96
+_MARGIN = 3  # columns that stay free: a terminal writes ^C behind the panel
 _QUEUE_BAR = 100  # messages that fill the bar
 
 
@@ -42,7 +43,7 @@ class LiveView:
     def __init__(self, stream: TextIO, status: Callable[[], Status]) -> None:
         self._console = Console(file=stream, highlight=False)
         self._live = Live(
-            get_renderable=lambda: panel(status()),
+            get_renderable=lambda: panel(status(), self._console.width - _MARGIN),
             console=self._console,
             refresh_per_second=12,
             transient=True,
@@ -83,8 +84,8 @@ def event(note: Note) -> Table:
     return row
 
 
-def panel(status: Status) -> Panel:
-    """Return how things stand, in a frame."""
+def panel(status: Status, width: int) -> Panel:
+    """Return how things stand, in a frame of at most so many columns."""
     tally = status.tally
     colour = _COLOURS[status.state]
     state = Text.assemble((f"● {status.state}", f"bold {colour}"))
@@ -113,7 +114,7 @@ def panel(status: Status) -> Panel:
         subtitle=f"{status.seconds:.1f} s",
         subtitle_align="right",
         border_style=colour,
-        width=_WIDTH,
+        width=min(width, _WIDTH),
     )
 
 

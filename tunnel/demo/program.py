@@ -14,7 +14,7 @@ from tunnel.demo.plain_view import PlainView
 from tunnel.demo.proxy import FaultProxy
 from tunnel.demo.recorder import Note, Recorder
 from tunnel.demo.report import Report
-from tunnel.demo.scenario import CONFIG, Scenario, Stage
+from tunnel.demo.scenario import CONFIG, CUTS, Scenario, Stage
 from tunnel.demo.server_process import ServerProcess
 from tunnel.request_queue import RequestQueue
 from tunnel.service import TunnelService
@@ -85,7 +85,7 @@ def _play(
     graceful = False  # who is interrupted does not wait for goodbyes
     try:
         service.connect(f"ws://127.0.0.1:{proxy.port}/", timeout=_TIMEOUT)
-        Scenario(Stage(service, proxy, server), recorder).run()
+        Scenario(Stage(service, proxy, server), recorder, CUTS).run()
         graceful = True
     finally:
         service.disconnect(graceful, _TIMEOUT)

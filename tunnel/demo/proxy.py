@@ -14,6 +14,7 @@ from typing import Any
 _HOST = "127.0.0.1"
 _READ_SIZE = 64 * 1024
 _PATIENCE = 10.0  # seconds for what takes milliseconds
+_ROUND = 0.1  # seconds between two looks at what is left to end
 
 
 class FaultProxy:
@@ -32,18 +33,19 @@ class FaultProxy:
     def __init__(self, server_port: int) -> None:
         self.port = 0
         self._server_port = server_port
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="demo-proxy", daemon=True
-        )
+        self._loop: asyncio.AbstractEventLoop
+        self._thread: threading.Thread
         # All below belong to the loop's thread.
         self._listener: asyncio.AbstractServer | None = None
         self._passing = asyncio.Event()  # while it is not set, everything is held back
         self._passing.set()
         self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
 
     def __enter__(self) -> FaultProxy:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="demo-proxy", daemon=True
+        )
         self._thread.start()
         try:
             self._do(self._open)
@@ -90,11 +92,14 @@ class FaultProxy:
         self.port = self._listener.sockets[0].getsockname()[1]
 
     async def _close(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
+        assert self._listener is not None
         self._passing.set()
-        await self._reset()
-        await asyncio.gather(*self._tasks)
+        # What is being accepted has yet to begin, so look again. And close the listener only then:
+        # asyncio (3.11) loses a connection whose acceptance it finishes after that.
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            await self._reset()
+            await asyncio.wait(tasks, timeout=_ROUND)
+        self._listener.close()
 
     async def _hold(self) -> None:
         self._passing.clear()
@@ -107,28 +112,16 @@ class FaultProxy:
             _reset(writer)
 
     async def _accept(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         self._writers.add(client)
-        try:
-            await self._connect(reader, client)
-        finally:
-            self._writers.discard(client)
-            self._tasks.discard(task)
-
-    async def _connect(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         await self._passing.wait()
         try:
             answers, server = await asyncio.open_connection(_HOST, self._server_port)
         except OSError:
             _reset(client)
+            await self._end_of(client)
             return
         self._writers.add(server)
-        try:
-            await asyncio.gather(self._pump(reader, server), self._pump(answers, client))
-        finally:
-            self._writers.discard(server)
+        await asyncio.gather(self._pump(reader, server), self._pump(answers, client))
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         """Pass on what comes, and at last that it has ended."""
@@ -139,6 +132,12 @@ class FaultProxy:
                 await sink.drain()
         await self._passing.wait()
         sink.close()
+        await self._end_of(sink)
+
+    async def _end_of(self, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            await writer.wait_closed()
+        self._writers.discard(writer)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -156,15 +156,16 @@ class Recorder:
             return self._ledger.is_settled
 
     @property
-    def is_connected(self) -> bool:
-        """Whether the link is up."""
-        return self.state == TunnelConnectionState.CONNECTED
+    def reconnections(self) -> int:
+        """How often the link was lost and came back."""
+        with self._changed:
+            return len(self._journal.recoveries)
 
     @property
-    def state(self) -> str:
-        """The state of the tunnel."""
+    def is_recovering(self) -> bool:
+        """Whether the lost link is disposed of, and the tunnel works on a new one."""
         with self._changed:
-            return self._journal.state
+            return self._journal.state == TunnelConnectionState.RECONNECTING
 
     @property
     def attempt(self) -> int:

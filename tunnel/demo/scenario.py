@@ -105,7 +105,7 @@ class Scenario:
         cuts: The ways to cut the link, in order.
     """
 
-    def __init__(self, stage: Stage, recorder: Recorder, cuts: tuple[Cut, ...] = CUTS) -> None:
+    def __init__(self, stage: Stage, recorder: Recorder, cuts: tuple[Cut, ...]) -> None:
         self._stage = stage
         self._recorder = recorder
         self._cuts = cuts
@@ -130,24 +130,31 @@ class Scenario:
 
     def _play(self, cut: Cut) -> None:
         recorder = self._recorder
+        before = recorder.reconnections
+
+        def is_back() -> bool:
+            return recorder.reconnections > before
+
         recorder.cut(cut.name)
         cut.begin(self._stage)
-        if not recorder.wait(lambda: not recorder.is_connected, _DEADLINE):
+        if not recorder.wait(lambda: recorder.is_recovering or is_back(), _DEADLINE):
             raise DemoError(f"the tunnel did not notice the cut within {_DEADLINE:g} s")
         self._send_until(
-            lambda: recorder.attempt >= cut.until_attempt or recorder.is_connected,
+            lambda: recorder.attempt >= cut.until_attempt or is_back(),
             "the tunnel did not try to reconnect",
         )
         cut.mend(self._stage)
         if cut.mended:
             recorder.note(cut.mended)
-        self._send_until(lambda: recorder.is_connected, "the tunnel did not come back")
+        self._send_until(is_back, "the tunnel did not come back")
 
     def _stream(self) -> None:
         """Plain traffic for a while."""
         self._recorder.set_scene("messages flow")
         until = time.monotonic() + _STEADY
-        self._send_until(lambda: time.monotonic() >= until, "")
+        while time.monotonic() < until:
+            self._send()
+            self._recorder.wait(lambda: False, _INTERVAL)
 
     def _send_until(self, condition: Callable[[], bool], complaint: str) -> None:
         """Send a message every now and then until a condition on the recorder holds."""
@@ -155,7 +162,10 @@ class Scenario:
         while not self._recorder.wait(condition, _INTERVAL):
             if time.monotonic() >= deadline:
                 raise DemoError(f"{complaint} within {_DEADLINE:g} s")
-            self._stage.service.send(self._recorder.next_message())
+            self._send()
+
+    def _send(self) -> None:
+        self._stage.service.send(self._recorder.next_message())
 
     def _settle(self) -> None:
         """Wait until all that was sent has come back."""

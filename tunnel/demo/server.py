@@ -12,11 +12,12 @@ import asyncio
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-_CLOSE_TIMEOUT = 1.0  # seconds that a client gets to answer the close frame
+_PATIENCE = 2.0  # seconds that a client gets for a handshake, be it the first or the last
 
 
 async def _echo(connection: ServerConnection) -> None:
@@ -35,20 +36,29 @@ async def _serve(port: int) -> None:
         loop.call_soon_threadsafe(ended.set)
 
     async with serve(
-        _echo, "127.0.0.1", port, compression=None, close_timeout=_CLOSE_TIMEOUT
+        _echo,
+        "127.0.0.1",
+        port,
+        compression=None,
+        open_timeout=_PATIENCE,
+        close_timeout=_PATIENCE,
     ) as server:
         print(server.sockets[0].getsockname()[1], flush=True)
         threading.Thread(target=wait_for_the_end, name="stdin", daemon=True).start()
         await ended.wait()
 
 
-def main() -> None:
-    """Serve until standard input ends."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve until standard input ends.
+
+    Args:
+        argv: The arguments; those of the process if not given.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program that started us
     parser = argparse.ArgumentParser(prog="python -m tunnel.demo.server", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0: any that is free")
-    asyncio.run(_serve(parser.parse_args().port))
+    asyncio.run(_serve(parser.parse_args(argv).port))
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # pragma: no cover  # the demo runs it in a process of its own
     main()

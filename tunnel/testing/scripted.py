@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable
 
-from tunnel.errors import ConnectRefusedError, TunnelError
-from tunnel.frames import Close, FrameDecoder, FrameEncoder, Ping
+from tunnel.dial import DialInterrupted
+from tunnel.errors import ConnectRefusedError, ConnectTimeoutError, TunnelError
+from tunnel.frames import Close, FrameDecoder, FrameEncoder, Incoming, Ping
 from tunnel.outbox import Message
 from tunnel.stream import Readiness
 from tunnel.testing.clock import FakeClock
@@ -37,7 +37,9 @@ class ScriptedTransport:
         close_codes: The codes of the close frames that came.
         answers_pings: Whether pings are answered.
         is_silent: Whether the present connection is half open: see `fall_silent`.
-        latency: Seconds that a dial takes, and that a pong is under way.
+        latency: Seconds that a dial takes, and that a pong is under way. A dial that would take
+            longer than its time-out fails when that is over; a pong that is still under way when
+            its connection ends is lost.
         on_message: Called with each message that comes; may call `send`, for an echo.
     """
 
@@ -73,7 +75,7 @@ class ScriptedTransport:
         return self._connection is not None
 
     def send(self, *messages: Message) -> None:
-        """Send messages to the tunnel."""
+        """Send messages to the tunnel; without a connection they are lost."""
         self._deliver(b"".join(map(_ENCODER.message, messages)))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
@@ -81,7 +83,7 @@ class ScriptedTransport:
         self._deliver(_ENCODER.close(code, reason))
 
     def cut(self) -> None:
-        """End the connection without a word: a reset."""
+        """End the connection without a word: what was sent before can be read, then it is over."""
         if self._connection is not None:
             self._connection.end()
 
@@ -95,26 +97,21 @@ class ScriptedTransport:
 
     # What the transports ask
 
-    def dialled(self, transport: _ScriptedConnection, request: DialRequest) -> None:
+    def opened(self, transport: _ScriptedConnection) -> None:
         """A dial arrives."""
-        self.dials.append(request)
         if self._refusal is not None:
-            raise TunnelError.from_exception(self._refusal)
+            error = TunnelError.from_exception(self._refusal)
+            raise error.with_traceback(None)  # it may be the same one each time, and would grow
         self.is_silent = False
         self._connection = transport
 
-    def arrived(self, item: object) -> None:
+    def arrived(self, transport: _ScriptedConnection, item: Incoming) -> None:
         """A message or control frame arrives."""
         if self.is_silent:
             return
         if isinstance(item, Ping):
             if self.answers_pings:
-                pong = _ENCODER.pong(item.payload)
-                if self.latency:
-                    when = self._clock.monotonic() + self.latency
-                    self._clock.call_at(when, lambda: self._deliver(pong))
-                else:
-                    self._deliver(pong)
+                self._answer(transport, _ENCODER.pong(item.payload))
         elif isinstance(item, Close):
             self.close_codes.append(item.code)
             self._deliver(_ENCODER.close(None if item.code == 1005 else item.code))
@@ -123,6 +120,16 @@ class ScriptedTransport:
             self.received.append(item)
             if self.on_message is not None:
                 self.on_message(item)
+
+    def _answer(self, transport: _ScriptedConnection, pong: bytes) -> None:
+        def arrive() -> None:
+            if transport is self._connection:
+                self._deliver(pong)
+
+        if self.latency:
+            self._clock.call_at(self._clock.monotonic() + self.latency, arrive)
+        else:
+            arrive()
 
     def gone(self, transport: _ScriptedConnection) -> None:
         """A connection has ended."""
@@ -154,9 +161,17 @@ class _ScriptedConnection:
 
     def open(self, request: DialRequest, interrupted: Callable[[], bool]) -> None:
         """See `Transport`."""
-        if self._peer.latency:
-            self._clock.wait(threading.Event(), self._peer.latency)
-        self._peer.dialled(self, request)
+        self._peer.dials.append(request)
+        now = self._clock.monotonic()
+        arrival, deadline = now + self._peer.latency, now + request.timeout
+        while (now := self._clock.monotonic()) < arrival:
+            if now >= deadline:
+                raise ConnectTimeoutError(f"no connection within {request.timeout:g} s")
+            if self._clock.wait(self.waker.event, min(arrival, deadline) - now):
+                self.waker.clear()
+                if interrupted():
+                    raise DialInterrupted("the dial was called off")
+        self._peer.opened(self)
 
     def receive(self, size: int) -> bytes | None:
         """See `Transport`. Hands out what was put in as it was put in, whatever `size` says."""
@@ -169,12 +184,12 @@ class _ScriptedConnection:
         if self._is_ended:
             raise ConnectionResetError("the scripted peer has ended the connection")
         for item in self._decoder.feed(bytes(data)):
-            self._peer.arrived(item)
+            self._peer.arrived(self, item)
         return len(data)
 
     def wait(self, *, read: bool, write: bool, timeout: float | None) -> Readiness:
         """See `Transport`. Virtual time passes until there is something."""
-        if not (write or (read and self.has_unread())):
+        if not (write or self._is_ended or (read and self._incoming)):
             self._clock.wait(self.waker.event, timeout)
         return Readiness(
             read and self.has_unread(), write, self.waker.event.is_set(), self._is_ended

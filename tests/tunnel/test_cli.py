@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from draw_diagrams import DECLARATIONS  # setup.cfg puts docs/ on the path
+
+import tunnel.demo
+from statemachine import diagram
+from tunnel import cli
+from tunnel.errors import ConnectRefusedError
+
+ROOT = Path(__file__).parents[2]
+
+
+def play(monkeypatch: pytest.MonkeyPatch, outcome: int | BaseException) -> list[bool]:
+    """Replace the demo; what is returned lists, for each call, whether it was asked for JSON."""
+    calls: list[bool] = []
+
+    def run(*, as_json: bool) -> int:
+        calls.append(as_json)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(tunnel.demo, "run", run)
+    return calls
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_demo_decides_the_exit_code(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command passes its option on, and exits with what the demo says."""
+    calls = play(monkeypatch, code)
+    assert cli.main(["demo"]) == code
+    assert cli.main(["demo", "--json"]) == code
+    assert calls == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (tunnel.demo.DemoError("something is missing"), "something is missing"),
+        (ConnectRefusedError("nobody listens there"), "nobody listens there (TUNNEL_001)"),
+        (OSError(24, "Too many open files"), "[Errno 24] Too many open files"),
+    ],
+)
+def test_errors_are_one_sentence(
+    error: Exception,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What cannot be done is said in one line on standard error, with exit code 2."""
+    play(monkeypatch, error)
+    assert cli.main(["demo"]) == 2
+    assert capsys.readouterr() == ("", f"tunnel demo: error: {sentence}\n")
+
+
+def test_an_interrupt_ends_quietly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C leads to exit code 130, without a traceback."""
+    play(monkeypatch, KeyboardInterrupt())
+    assert cli.main(["demo"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_missing_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without websockets the demo says how to install it, before it starts anything."""
+    program = importlib.import_module("tunnel.demo.program")
+    monkeypatch.setattr(program, "find_spec", lambda name: None)
+    assert cli.main(["demo"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert 'pip install "resilient-tunnel[gateway]"' in error
+
+
+def test_the_machines_are_those_of_the_project() -> None:
+    """Every machine that the project draws can be drawn by the command, by its own name."""
+    assert set(cli.MACHINES.values()) == set(DECLARATIONS)
+    for name, place in cli.MACHINES.items():
+        module, _, attribute = place.partition(":")
+        assert getattr(importlib.import_module(module), attribute).name == name
+
+
+def test_a_diagram_is_printed(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Without further arguments the lifecycle is printed as Mermaid."""
+    assert cli.main(["diagram"]) == 0
+    assert capfdbinary.readouterr().out == diagram.render(tunnel.LIFECYCLE, "mermaid").encode()
+
+
+def test_a_diagram_is_written(tmp_path: Path) -> None:
+    """With a folder, the drawing of the named machine is written there."""
+    assert cli.main(["diagram", "heartbeat", "--format=dot", f"--output={tmp_path}"]) == 0
+    (written,) = tmp_path.iterdir()
+    assert written.name == "heartbeat.dot"
+    assert written.read_text("utf-8") == diagram.render(tunnel.HEARTBEAT, "dot")
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["dance"], ["demo", "--fast"], ["diagram", "lamp"], ["diagram", "--format=png"]]
+)
+def test_wrong_arguments_are_told(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """What argparse refuses ends with exit code 2 and an error."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(argv)
+    assert caught.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["demo", "--help"], ["diagram", "--help"]])
+def test_help_tells_the_exit_codes(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The help of the command and of each of its commands lists the exit codes."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(argv)
+    assert caught.value.code == 0
+    assert "Exit codes: 0 " in capsys.readouterr().out
+
+
+def test_it_runs_as_a_module() -> None:
+    """``python -m tunnel`` is the command."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tunnel", "diagram", "--format=rst"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+        timeout=50,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == diagram.render(tunnel.LIFECYCLE, "rst").encode()
+
+
+def test_a_reader_that_has_gone_away_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When nobody reads its output, as after ``| head``, the command ends without a word."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    play(monkeypatch, 0)
+    with os.fdopen(writer, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        print("what the demo said last", end="")
+        assert cli.main(["demo"]) == 1
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tunnel.clock import SYSTEM_CLOCK, Clock
+from tunnel.errors import ResourceExhaustedError
+from tunnel.requests import NetworkChange, Request
+from tunnel.testing import FakeClock
+from tunnel.waker import Waker
+from tunnel.worker import Worker
+
+DEADLINE = 20.0
+
+
+def mail(name: str) -> Request:
+    return NetworkChange(True, name)
+
+
+class Recorder:
+    """A work that notes what happens, and does what a test gave it to do."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.waker = Waker()
+        self.log: list[str] = []
+        self.obeyed: list[Any] = []
+        self.jobs: list[Callable[[], object]] = []
+        self.on_rest: Callable[[], object] = lambda: None
+        self.worker = Worker(self, clock, self.waker, self.start)
+
+    def start(self) -> None:
+        self.log.append("start")
+
+    def obey(self, request: Request) -> None:
+        assert isinstance(request, NetworkChange)
+        self.obeyed.append(request.network_type)
+        self.log.append("obey")
+
+    def act(self) -> bool:
+        if not self.jobs:
+            return False
+        self.log.append("act")
+        self.jobs.pop(0)()
+        return True
+
+    def rest(self) -> None:
+        self.log.append("rest")
+        self.on_rest()
+
+
+def test_lives_from_the_first_request_to_the_last_work() -> None:
+    """The thread begins with a request, works until there is no work, and is gone then."""
+    work = Recorder(SYSTEM_CLOCK)
+    threads: list[str] = []
+    work.jobs = [lambda: threads.append(threading.current_thread().name)] * 2
+    assert not work.worker.is_running
+    work.worker.post(mail("a"))
+    work.worker.join(DEADLINE)
+    assert not work.worker.is_running
+    assert threads == ["tunnel", "tunnel"]
+    assert work.log == ["start", "obey", "act", "act", "rest"]
+
+
+def test_begins_anew_after_its_end() -> None:
+    """A request that comes after the end starts another thread, and a start without mail, too."""
+    work = Recorder(SYSTEM_CLOCK)
+    for _ in range(2):
+        work.worker.post(mail("a"))
+        work.worker.join(DEADLINE)
+    work.worker.start()
+    work.worker.join(DEADLINE)
+    assert work.log == ["start", "obey", "rest"] * 2 + ["start", "rest"]
+
+
+def test_starting_twice_is_starting_once() -> None:
+    """A start while the work goes on does nothing."""
+    work = Recorder(FakeClock())
+    work.worker.start()
+    work.worker.start()
+    work.worker.post(mail("a"))
+    assert work.log == ["start"]
+
+
+def test_obeys_before_it_acts_and_in_order() -> None:
+    """All mail is read before the next piece of work."""
+    work = Recorder(FakeClock())
+    work.jobs = [lambda: None]
+    for name in "abc":
+        work.worker.post(mail(name))
+    assert work.worker.step()
+    assert work.obeyed == ["a", "b", "c"]
+    assert work.log == ["start", "obey", "obey", "obey", "act"]
+
+
+def test_mail_that_comes_with_the_end_is_obeyed() -> None:
+    """A request that is posted when there was no work left keeps the thread from its end."""
+    work = Recorder(FakeClock())
+    late = [lambda: work.worker.post(mail("late"))]
+
+    def act() -> bool:
+        if late:
+            late.pop()()
+        return False
+
+    work.act = act  # type: ignore[method-assign]
+    work.worker.start()
+    assert work.worker.step()
+    assert not work.worker.step()
+    assert work.log == ["start", "obey", "rest"]
+
+
+def test_knows_its_own_thread() -> None:
+    """In the work the caller is on the worker's thread, and nowhere else."""
+    work = Recorder(SYSTEM_CLOCK)
+    seen: list[bool] = []
+    work.jobs = [
+        lambda: seen.append(work.worker.is_own_thread),
+        lambda: work.worker.join(DEADLINE),  # of itself: returns at once
+    ]
+    work.worker.start()
+    work.worker.join(DEADLINE)
+    assert seen == [True]
+    assert not work.worker.is_own_thread
+    assert work.worker.is_threaded
+
+
+def test_knows_its_own_thread_while_it_is_driven() -> None:
+    """On another clock, whoever is inside a step counts as the worker's thread."""
+    work = Recorder(FakeClock())
+    seen: list[bool] = []
+    work.jobs = [lambda: seen.append(work.worker.is_own_thread)]
+    work.worker.start()
+    work.worker.step()
+    assert seen == [True]
+    assert not work.worker.is_own_thread
+    assert not work.worker.is_threaded
+
+
+def test_a_step_that_raises_is_over() -> None:
+    """Work that raises on another clock reaches whoever drives, and is not "inside" any more."""
+    work = Recorder(FakeClock())
+    work.jobs = [lambda: 1 // 0]
+    work.worker.start()
+    with pytest.raises(ZeroDivisionError):
+        work.worker.step()
+    assert not work.worker.is_own_thread
+
+
+def test_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a thread the request is refused and forgotten, and the next one tries again."""
+    work = Recorder(SYSTEM_CLOCK)
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(ResourceExhaustedError, match="cannot be started"):
+            work.worker.post(mail("lost"))
+        with pytest.raises(ResourceExhaustedError):
+            work.worker.start()
+    assert not work.worker.is_running
+    work.worker.join(DEADLINE)
+    assert work.log == ["start", "rest"] * 2
+    work.worker.post(mail("a"))
+    work.worker.join(DEADLINE)
+    assert work.obeyed == ["a"]
+
+
+def test_need_not_be_told_of_its_beginning() -> None:
+    """A work that has nothing to prepare is not asked to."""
+    work = Recorder(FakeClock())
+    worker = Worker(work, FakeClock(), work.waker)
+    worker.start()
+    assert not worker.step()
+    assert work.log == ["rest"]
+
+
+def test_an_end_is_not_overtaken_by_the_next_beginning() -> None:
+    """Who posts while the thread is ending gets another one, which begins after that end."""
+    work = Recorder(SYSTEM_CLOCK)
+    resting, go_on = threading.Event(), threading.Event()
+
+    def rest() -> None:
+        resting.set()
+        assert go_on.wait(DEADLINE)
+        work.log.append("rested")
+
+    work.on_rest = rest
+    work.worker.start()
+    assert resting.wait(DEADLINE)
+    poster = threading.Thread(target=lambda: work.worker.post(mail("a")))
+    poster.start()
+    poster.join(0.02)  # it cannot get through; and if it could, it would have by now
+    assert "obey" not in work.log
+    go_on.set()
+    poster.join(DEADLINE)
+    work.worker.join(DEADLINE)
+    assert work.log == ["start", "rest", "rested", "start", "obey", "rest", "rested"]
+
+
+@pytest.mark.parametrize("run", range(5))
+def test_many_post_while_it_comes_and_goes(run: int) -> None:
+    """However posts and ends fall together, each request is obeyed once; starts and ends alternate.
+
+    The thread has nothing to do, so it ends again and again in the midst of the posts.
+    """
+    work = Recorder(SYSTEM_CLOCK)
+
+    def post(name: str) -> None:
+        for number in range(100):
+            work.worker.post(mail(f"{name}{number}"))
+
+    posters = [threading.Thread(target=post, args=(name,)) for name in "abc"]
+    for poster in posters:
+        poster.start()
+    for poster in posters:
+        poster.join(DEADLINE)
+    work.worker.join(DEADLINE)
+    assert sorted(work.obeyed) == sorted(f"{name}{n}" for name in "abc" for n in range(100))
+    for name in "abc":
+        assert [o for o in work.obeyed if o[0] == name] == [f"{name}{n}" for n in range(100)]
+    turns = [entry for entry in work.log if entry != "obey"]
+    assert turns == ["start", "rest"] * (len(turns) // 2)
+
+
+def test_waits_for_what_the_work_sets() -> None:
+    """With a thread a wait is a wait: True when the event is set, False when the time is up."""
+    work = Recorder(SYSTEM_CLOCK)
+    done = threading.Event()
+    assert not work.worker.wait(done, 0)
+    work.jobs = [done.set]
+    work.worker.start()
+    assert work.worker.wait(done, DEADLINE)
+    work.worker.join(DEADLINE)
+
+
+def test_works_while_it_waits_without_a_thread() -> None:
+    """On another clock the wait itself does the work."""
+    work = Recorder(FakeClock())
+    done = threading.Event()
+    work.jobs = [lambda: None, done.set]
+    work.worker.start()
+    assert work.worker.wait(done, None)
+    assert work.worker.is_running
+    work.worker.join(1.0)
+    assert not work.worker.is_running
+
+
+def test_drives_until_the_time_is_up() -> None:
+    """Driving ends at its time-out even if there is no work; virtual time has passed then."""
+    clock = FakeClock()
+    work = Recorder(clock)
+    assert not work.worker.drive(lambda: False, 7.5)
+    assert clock.monotonic() == 7.5
+    assert not work.worker.drive(lambda: False, 0)
+    assert clock.monotonic() == 7.5
+
+
+def test_drives_what_is_posted_later() -> None:
+    """A request that a timer posts while nothing is to be done is obeyed at its time."""
+    clock = FakeClock()
+    work = Recorder(clock)
+    clock.call_at(3.0, lambda: work.worker.post(mail("a")))
+    assert work.worker.drive(lambda: bool(work.obeyed), 10.0)
+    assert clock.monotonic() == 3.0
+
+
+def test_driving_ends_a_wait_of_the_work() -> None:
+    """The time-out wakes the work out of a wait for the waker."""
+    clock = FakeClock()
+    work = Recorder(clock)
+    work.jobs = [lambda: clock.wait(work.waker.event, None)]
+    work.worker.start()
+    assert not work.worker.drive(lambda: False, 5.0)
+    assert clock.monotonic() == 5.0
+
+
+def test_driving_leaves_no_timer_behind() -> None:
+    """A drive that ended early is not felt at what would have been its time-out."""
+    clock = FakeClock()
+    work = Recorder(clock)
+    assert work.worker.drive(lambda: True, 3600.0)
+    with pytest.raises(RuntimeError, match="never end"):
+        work.worker.drive(lambda: False, None)
+    assert clock.monotonic() == 0.0
