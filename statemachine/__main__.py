@@ -20,11 +20,12 @@ class _Refused(Exception):
     """Something in the arguments is wrong; the message is one sentence about it."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str = "python -m statemachine") -> int:
     """Run the command.
 
     Args:
         argv: The arguments; those of the process if not given.
+        prog: What the command is called in its help and its errors.
 
     Returns:
         The exit code.
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: By argparse: after ``--help`` with 0, after an unknown option with 2.
     """
-    parser = _parser()
+    parser = _parser(prog)
     arguments = parser.parse_args(argv)
     formats = [f for f in EXTENSIONS if {f, "all"} & set(arguments.format)]
     try:
@@ -44,15 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
                 write(declaration, formats, arguments.output)
             else:
                 _print(render(declaration, format) for format in formats)
+    except BrokenPipeError:  # the reader of the output has left, as `head` does
+        raise
     except (_Refused, DiagramError, OSError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m statemachine",
+        prog=prog,
         description="Draw declared state machines, or check that their drawings are fresh.",
         epilog="Exit codes: 0 done, or all fresh; 1 some file is stale; 2 it could not be done.",
     )

@@ -128,4 +128,4 @@ def _diagram(arguments: argparse.Namespace) -> int:
     options = [MACHINES[arguments.name], f"--format={arguments.format}"]
     if arguments.output is not None:
         options.append(f"--output={arguments.output}")
-    return draw(options)
+    return draw(options, prog="tunnel diagram")

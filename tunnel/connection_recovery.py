@@ -178,10 +178,16 @@ class ConnectionRecovery:
             return False
         return self._recover(False, reason, cause)
 
-    def attempt_recovery(self) -> bool:
+    def attempt_recovery(
+        self, reason: str = "a recovery was asked for", error: TunnelError | None = None
+    ) -> bool:
         """Recover now, whether or not automatic reconnection is on, or was given up.
 
         A link that is up is given up first. While the application is closing it, nothing is done.
+
+        Args:
+            reason: Why, for people: it is logged with the first attempt (requirement 1.10).
+            error: What ended the link, if that is known; it may ask for patience.
 
         Returns:
             Whether the link is up again. A re-entrant call records an error and returns False.
@@ -195,7 +201,7 @@ class ConnectionRecovery:
                 ConnectionEventType.ERROR, "a recovery was asked for from within itself"
             )
             return False
-        return self._recover(True, "a recovery was asked for", None)
+        return self._recover(True, reason, error)
 
     def handle_network_change(self, is_connected: bool, network_type: str | None = None) -> bool:
         """Take note that the network is gone or back.

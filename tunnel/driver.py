@@ -206,7 +206,7 @@ class Driver(StateEffects):
         if not request.is_connected:
             return
         if self.link is not None:
-            self.link.probe()  # the route may be another one: ask now, not at the next interval
+            self.link.challenge()  # the route may be another one
         elif self.tracker.state is _S.ERROR and self._was_exhausted():
             self._recover_at_once(manual=False)
 
@@ -404,7 +404,11 @@ class Driver(StateEffects):
         self.tracker.fire(_T.RECOVER, quiet=True)
 
     def _recover(self) -> None:
-        self.recovery.attempt_recovery()
+        error = self.last_error
+        if error is None or self._hurry:
+            self.recovery.attempt_recovery()
+        else:
+            self.recovery.attempt_recovery(error.message, error)
 
     def _dial_again(self) -> None:
         """One attempt of a recovery."""

@@ -276,10 +276,23 @@ class _Watch:
             return False
         try:
             self._run(self.link)
-        except Exception as error:  # a bug, ours or the transport's: not to be left half alive
-            logger.exception("the connection failed")
-            self._finish(TunnelError.from_exception(error))
+        except BaseException as error:
+            self._survive(error)
         return True
+
+    def _survive(self, error: BaseException) -> None:
+        """A bug, ours or the transport's, must end the connection, not leave it half alive.
+
+        The same goes for a callback that wants to end its thread, as `sys.exit` does.
+        """
+        logger.opt(exception=error).error("the connection failed")
+        if self.link is not None:
+            if isinstance(error, Exception):
+                self._finish(TunnelError.from_exception(error))
+            else:
+                self._finish(TunnelError(f"{type(error).__name__} was raised"))
+        if not self.worker.is_threaded:
+            raise error  # whoever drives the connection, a test, wants to know
 
     def _run(self, link: Link) -> None:
         deadline = self._closing[0].deadline if self._closing else None

@@ -7,6 +7,7 @@ reason to stop: somebody woke the thread, the time was up, or the link has ended
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from tunnel.frames import (
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.outbox import Message, Outbox
 from tunnel.request_queue import RequestQueue
+from tunnel.timers import TimerHandle, timers_of
 from tunnel.transport import Transport
 from tunnel.waker import Waker
 from tunnel.websocket_heartbeat import TEXT_PING, TEXT_PONG, WebSocketHeartbeat
@@ -44,6 +46,7 @@ from tunnel.writer import Writer
 _READ_SIZE = 64 * 1024
 _LARGE_READ_SIZE = 1024 * 1024  # worth while only inside a large frame
 _HEADER = 2  # bytes before the payload of a short frame that a server sends
+_CHALLENGE = 2.0  # seconds for a sign of life after the network has changed (requirement 1.8)
 _LINGER = 1.0  # seconds that the peer gets to close the connection once we have nothing more to say
 
 
@@ -128,6 +131,7 @@ class Link:
             on_stalled=waker.wake,
             on_failed=self._note_write_error,
             on_sent=metrics.record_messages_sent,
+            clock=clock,
         )
         self._close_sent = False
         self._end: LinkEnd | None = None  # decided; the peer is only given time to hang up first
@@ -138,6 +142,7 @@ class Link:
         self._suspected = False  # the heartbeat has heard nothing for too long
         self._lost_pings = 0  # as far as they were counted
         self._undelivered = 0  # bytes read of messages since some were last delivered
+        self._challenge: TimerHandle | None = None
         self._probes: dict[bytes, Probe] = {}
         self._disposed = False  # set before the probes are looked through
         self.heartbeat = self._start_heartbeat(config)
@@ -191,11 +196,21 @@ class Link:
         self._disposed = True
         if self.heartbeat is not None:
             self.heartbeat.stop()
+        if self._challenge is not None:
+            self._challenge.cancel()
         self._transport.abort()
         self.writer.stop()
         self._transport.close()
         for probe in tuple(self._probes.values()):
             probe.finish(False)
+
+    def challenge(self) -> None:
+        """Ask for a sign of life within a moment, not within a whole pong time-out."""
+        self.probe()
+        if self.heartbeat is None or self._challenge is not None:
+            return
+        when = self._clock.monotonic() + _CHALLENGE
+        self._challenge = timers_of(self._clock).call_at(when, self._suspect)
 
     # For any thread
 
@@ -359,7 +374,11 @@ class Link:
         self._suspected = False
         if self.heartbeat is None or self._end is not None:
             return None
-        if not self.heartbeat.is_silent or self._transport.has_unread():
+        # A little less, since points in time are rounded.
+        patience = 0.99 * _CHALLENGE if self._challenge is not None else math.inf
+        self._challenge = None
+        is_silent = self.heartbeat.is_silent or self.heartbeat.silence >= patience
+        if not is_silent or self._transport.has_unread():
             self.heartbeat.start()
             return None
         self._count_lost_pings(self.heartbeat.missed_pongs)

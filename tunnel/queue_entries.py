@@ -23,12 +23,13 @@ class QueueEntries:
     Its owner has the lock and the clock, and knows the bound.
     """
 
-    __slots__ = ("expired", "lines", "next_expiry", "taken", "waiting")
+    __slots__ = ("expired", "lines", "next_expiry", "taken", "waiting", "waiting_bytes")
 
     def __init__(self) -> None:
         self.lines: dict[int, deque[Entry]] = {}  # by rank, in order of rank
         self.taken: list[Entry] = []  # oldest first
         self.waiting = 0  # how many the lines hold
+        self.waiting_bytes = 0  # how long they are together, as `pop` counts
         self.expired = 0  # how many were dropped
         self.next_expiry = NEVER  # nothing in the lines expires earlier, though perhaps later
 
@@ -48,6 +49,7 @@ class QueueEntries:
         """Append to the line of this rank."""
         self.line(rank).extend([(item, deadline) for item in items])
         self.waiting += len(items)
+        self.waiting_bytes += sum(map(_length, items))
         if deadline < self.next_expiry:
             self.next_expiry = deadline
 
@@ -57,10 +59,12 @@ class QueueEntries:
         popped: list[Entry] = []
         for line in self.lines.values():
             while line and len(popped) < limit and left >= 0:
-                left -= _length(line[0][0])
+                length = _length(line[0][0])
+                left -= length
                 if left < 0 and popped:
                     break
                 popped.append(line.popleft())
+                self.waiting_bytes -= length
         self.waiting -= len(popped)
         return popped
 
@@ -84,6 +88,7 @@ class QueueEntries:
         """Undo the taking. The next expiry is not known until `expire` has looked."""
         self.line(PUT_BACK).extendleft(reversed(self.taken))
         self.waiting += len(self.taken)
+        self.waiting_bytes += sum(_length(item) for item, _ in self.taken)
         self.taken.clear()
 
     def expire(self, now: float) -> None:
@@ -93,6 +98,7 @@ class QueueEntries:
             kept = [entry for entry in line if entry[1] > now]
             dropped = len(line) - len(kept)
             if dropped:
+                self.waiting_bytes -= sum(_length(item) for item, end in line if end <= now)
                 line.clear()
                 line.extend(kept)
                 self.waiting -= dropped

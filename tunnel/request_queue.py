@@ -321,6 +321,11 @@ class RequestQueue:
         return self._entries.waiting
 
     @property
+    def waiting_bytes(self) -> int:
+        """How long those are together, by `len` of a str or bytes-like item."""
+        return self._entries.waiting_bytes
+
+    @property
     def expired(self) -> int:
         """How many items were dropped so far because they had expired."""
         self._locked(self._entries.held)

@@ -65,7 +65,6 @@ class Sender:
         self._owner = owner
         self._queue = queue
         self._clock = clock
-        self._backlog = 0  # bytes queued past the bound since the queue was last below it
 
     def send(
         self,
@@ -156,7 +155,7 @@ class Sender:
             number = self._queue.enqueue_many(messages, priority, expires_in)
             accepted += number
             messages = messages[number:]
-            self._write(may_wait=timeout != 0)
+            self._write(may_wait=timeout != 0, deadline=deadline)
             if not messages:
                 return accepted
             if not number and not self._wait_for_room(timeout, deadline):
@@ -179,10 +178,12 @@ class Sender:
             accepted += 1
         return accepted
 
-    def _write(self, *, may_wait: bool) -> None:
+    def _write(self, *, may_wait: bool, deadline: float | None = None) -> None:
         link = self._owner.link
         if link is not None:
-            link.writer.flush(may_wait=may_wait)
+            remaining = None if deadline is None else deadline - self._clock.monotonic()
+            may_wait = may_wait and (remaining is None or remaining > 0)
+            link.writer.flush(may_wait=may_wait, timeout=remaining)
 
     def _wait_for_room(self, timeout: SendTimeout, deadline: float | None) -> bool:
         """Wait for room as long as the terms allow; True: try again."""
@@ -205,13 +206,10 @@ class Sender:
         While connected, past the bound if need be: the thread that could make room is this one. Up
         to a limit in bytes; beyond that the peer does not read, and something has to give.
         """
-        if self._queue.enqueue_many([message], priority, expires_in):
-            self._backlog = 0
-        else:
-            backlog = self._backlog + len(message) + _OVERHEAD
-            if self._owner.link is None or backlog > _CALLBACK_BACKLOG:
+        if not self._queue.enqueue_many([message], priority, expires_in):
+            backlog = self._queue.waiting_bytes + _OVERHEAD * self._queue.waiting
+            if self._owner.link is None or backlog + len(message) > _CALLBACK_BACKLOG:
                 raise self._queue.refusal([message], priority)
-            self._backlog = backlog
             self._queue.enqueue_beyond(message, priority, expires_in)
         self._write(may_wait=False)
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from tunnel.clock import SYSTEM_CLOCK, Clock
 from tunnel.frames import FrameEncoder
 from tunnel.outbox import FRAGMENT_SIZE, Message, Outbox
 from tunnel.request_queue import RequestPriority
@@ -46,6 +47,7 @@ class Writer:
             take: the reading thread has to look at `is_stalled` again.
         on_failed: Called with the error of a failed write, once.
         on_sent: Called with the number of messages that were written directly.
+        clock: Measures time-outs.
 
     Attributes:
         on_drained: Called, without the lock, whenever the role is given up with nothing left to
@@ -53,6 +55,7 @@ class Writer:
     """
 
     __slots__ = (
+        "_clock",
         "_dead",
         "_encoder",
         "_free",
@@ -77,6 +80,7 @@ class Writer:
         on_stalled: Callable[[], None],
         on_failed: Callable[[Exception], None],
         on_sent: Callable[[int], None],
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._transport = transport
         self._outbox = outbox
@@ -84,6 +88,7 @@ class Writer:
         self._on_stalled = on_stalled
         self._on_failed = on_failed
         self._on_sent = on_sent
+        self._clock = clock
         self._lock = threading.Lock()  # guards the fields below and who may touch the outbox
         self._free = threading.Condition(self._lock)  # notified when the role is given up
         self._owner: int | None = None  # the thread that has the role
@@ -127,8 +132,9 @@ class Writer:
         try:
             if not self._claim():
                 return False
+            deadline = self._deadline(timeout)
             if not self._outbox.is_idle:  # it was, a moment ago; whose bytes these are has left
-                self._drain(may_wait=may_wait, timeout=timeout)
+                self._drain(may_wait=may_wait, deadline=deadline)
                 return False
             try:
                 taken = self._transport.send(frame)
@@ -141,7 +147,7 @@ class Writer:
             else:
                 self._outbox.adopt(message, priority, expires_in, frame, taken)
             if taken < len(frame) or not self._let_go_if_idle():
-                self._drain(may_wait=may_wait, timeout=timeout)
+                self._drain(may_wait=may_wait, deadline=deadline)
         except BaseException:
             self._leave()
             raise
@@ -168,13 +174,14 @@ class Writer:
 
         Args:
             may_wait: Whether this thread may wait for the kernel.
-            timeout: Seconds of each such wait; then the reading thread takes over.
+            timeout: Seconds that all its waits may take; then the reading thread takes over.
         """
+        deadline = self._deadline(timeout)
         try:
             if self._over_budget and may_wait:
                 self._relieve(timeout)
             if self._outbox.has_work and self._claim():
-                self._drain(may_wait=may_wait, timeout=timeout)
+                self._drain(may_wait=may_wait, deadline=deadline)
         except BaseException:
             self._leave()
             raise
@@ -213,7 +220,16 @@ class Writer:
             finally:
                 self._relievers -= 1
 
-    def _drain(self, *, may_wait: bool, timeout: float | None) -> None:
+    def _deadline(self, timeout: float | None) -> float | None:
+        return None if timeout is None else self._clock.monotonic() + timeout
+
+    def _wait_writable(self, deadline: float | None) -> bool:
+        if deadline is None:
+            return self._transport.wait_writable(None)
+        remaining = deadline - self._clock.monotonic()
+        return remaining > 0 and self._transport.wait_writable(remaining)
+
+    def _drain(self, *, may_wait: bool, deadline: float | None) -> None:
         """Write until there is nothing left. Has the role when called, and not when it returns."""
         written = 0
         while True:
@@ -224,7 +240,7 @@ class Writer:
                 continue
             try:
                 taken = self._transport.send(piece)
-                is_stalled = not taken and not (may_wait and self._transport.wait_writable(timeout))
+                is_stalled = not taken and not (may_wait and self._wait_writable(deadline))
             except OSError as error:
                 self._fail(error)
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -206,6 +207,8 @@ def test_a_bug_ends_it(transport: Transport, make: Make, errors: list[str]) -> N
         raise ZeroDivisionError("a bug")
 
     transport.receive = receive  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):  # for whoever drives it; a thread would live on
+        drive(connection, lambda: over(connection), timeout=1)
     assert drive(connection, lambda: over(connection), timeout=1)
     assert errors == ["the connection failed"]
     assert lost == [connection.error]
@@ -274,9 +277,12 @@ def test_backpressure(transport: Transport, make: Make, clock: FakeClock) -> Non
     connection.close()
 
 
-def test_a_loss_ends_the_wait_for_room(transport: Transport, make: Make, clock: FakeClock) -> None:
+def test_a_loss_ends_the_wait_for_room(
+    transport: Transport, make: Make, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who waits for room when the connection is lost is told so, and does not wait for ever."""
     connection = make(max_queue_size=1, ping_interval=None)
+    monkeypatch.setattr(connection._queue, "restore", lambda: None)  # which wakes them by accident
     Stalled(transport).is_on = True
     connection.send("1")
     clock.call_at(5.0, lambda: connection._watch._finish(ConnectionLostError("lost")))
@@ -298,7 +304,7 @@ def test_a_callback_does_not_wait_for_room(
 
     def flood(size: int) -> bytes | None:  # runs within the thread's step, as a callback does
         try:
-            for _ in range(10):
+            while not refused:
                 connection.send("flood")
         except QueueFullError as error:
             refused.append(error)
@@ -563,6 +569,37 @@ def test_an_iterator_in_another_thread_ends(url: str) -> None:
         waiting.join(10)
         assert not waiting.is_alive()
         assert received in ([], ["one"])
+
+
+@pytest.mark.parametrize("callback", ["on_log", "on_connection_lost"])
+def test_a_callback_that_ends_its_thread(url: str, callback: str) -> None:
+    """`sys.exit` in a callback ends the connection, and leaves nothing that waits for ever."""
+
+    def leave(fact: object) -> None:
+        if fact != "connected":
+            sys.exit()
+
+    connection = HeartbeatWebSocket(url, **{callback: leave})  # type: ignore[arg-type]
+    connection.start()
+    connection.send("bye")
+    assert list(connection.messages()) == []
+    connection.close(timeout=5.0)
+    assert not connection.worker.is_running
+    assert isinstance(connection.error, ConnectionClosedByPeerError)
+
+
+def test_an_interrupt_in_the_transport(transport: Transport, make: Make) -> None:
+    """What is no `Exception` ends the connection as well, and is raised in a test."""
+    connection = make()
+
+    def receive(size: int) -> bytes:
+        raise KeyboardInterrupt
+
+    transport.receive = receive  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        drive(connection, timeout=1)
+    assert connection.error is not None
+    assert "KeyboardInterrupt" in connection.error.message
 
 
 def free_port() -> int:

@@ -16,6 +16,7 @@ from tunnel import (
     MaxReconnectAttemptsExceededError,
     QueueFullError,
     RequestPriority,
+    ServerUnavailableError,
     TunnelConfig,
     TunnelConnectionState,
     TunnelService,
@@ -491,3 +492,50 @@ def test_a_given_up_connect_keeps_the_queue() -> None:
     world.network.accept()
     world.service.connect(URL)
     assert world.network.received == ["patient"]
+
+
+# The network is back: the link may be half open, and the recovery is not to lose time
+
+
+@pytest.mark.requirement("1.8")
+def test_a_half_open_link_is_found_out_when_the_network_is_back() -> None:
+    """After the network came back, a link without a sign of life is replaced within 5 s."""
+    world = World()
+    world.run(10)
+    world.network.fall_silent()
+    world.service.handle_network_change(False)
+    world.service.handle_network_change(True, "wifi")
+    back = world.now
+    world.until(S.RECONNECTING)
+    assert world.now - back == pytest.approx(2.0)
+    world.until(S.CONNECTED)
+    assert world.now - back < 5.0
+
+
+def test_a_live_link_stays_when_the_network_is_back() -> None:
+    """After the network came back, a link that answers is kept, also if it is asked again."""
+    world = World()
+    world.run(10)
+    for _ in range(3):
+        world.service.handle_network_change(True)
+        world.run(3)
+    assert world.path == ["connecting", "connected"]
+
+
+def test_the_first_attempt_knows_the_reason() -> None:
+    """The event before the first attempt says what ended the link (requirement 1.10)."""
+    world = World()
+    world.network.close(1011, "disk on fire")
+    world.until(S.RECONNECTING)
+    world.until(S.CONNECTED)
+    (event,) = (e for e in world.service.tracker.events if e.type is E.RECONNECTING)
+    assert "disk on fire" in event.message
+
+
+def test_the_first_attempt_is_as_patient_as_the_server_asks() -> None:
+    """An error that asks for patience delays the first attempt too."""
+    world = World(connect=False, reconnect_base_delay=0.5)
+    world.network.refuse(ServerUnavailableError("busy", retry_after=7.0))
+    world.at(1.0, world.network.accept)
+    world.service.connect(URL)
+    assert world.now == pytest.approx(7.0)

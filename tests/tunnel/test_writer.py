@@ -18,6 +18,7 @@ from tunnel.frames import Close, FrameDecoder, FrameEncoder, Incoming, Ping
 from tunnel.outbox import FRAGMENT_SIZE, Message, Outbox
 from tunnel.request_queue import RequestPriority, RequestQueue
 from tunnel.stream import Readiness, Stream
+from tunnel.testing import FakeClock
 from tunnel.waker import Waker
 from tunnel.writer import Writer
 
@@ -89,6 +90,7 @@ class Desk:
         self.drains = 0
         self.errors: list[Exception] = []
         self.outbox = Outbox(self.queue, ENCODER, self._count)
+        self.clock = FakeClock()
         self.writer = Writer(
             transport,
             self.outbox,
@@ -96,6 +98,7 @@ class Desk:
             on_stalled=self._stall,
             on_failed=self.errors.append,
             on_sent=self._count,
+            clock=self.clock,
         )
 
     def _count(self, number: int) -> None:
@@ -222,6 +225,18 @@ def test_after_a_would_block_the_very_same_bytes_go_first(
     desk.writer.flush(may_wait=False)
     assert set(transport.calls[:-1]) == {transport.calls[0]}
     assert transport.received == ["hello", Ping(b"p"), "own"]
+
+
+def test_a_peer_that_trickles_does_not_stretch_a_timeout(
+    desk: Desk, transport: FakeTransport
+) -> None:
+    """The time-out is for all waits of a write together, however often the kernel takes a byte."""
+    transport.script = [step for _ in range(4) for step in (0, lambda: desk.clock.advance(0.25), 1)]
+    transport.rooms = [True] * 4
+    assert desk.direct("hello", timeout=0.5)
+    assert transport.waits == [0.25]
+    assert desk.stalls == 1
+    assert desk.writer.is_stalled
 
 
 def test_a_sender_whose_time_is_up_leaves_the_rest_to_the_reader(
