@@ -7,7 +7,6 @@ reason to stop: somebody woke the thread, the time was up, or the link has ended
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections.abc import Callable
@@ -142,7 +141,7 @@ class Link:
         self._suspected = False  # the heartbeat has heard nothing for too long
         self._lost_pings = 0  # as far as they were counted
         self._undelivered = 0  # bytes read of messages since some were last delivered
-        self._challenge: TimerHandle | None = None
+        self._challenge: tuple[Probe, TimerHandle] | None = None
         self._probes: dict[bytes, Probe] = {}
         self._disposed = False  # set before the probes are looked through
         self.heartbeat = self._start_heartbeat(config)
@@ -197,7 +196,7 @@ class Link:
         if self.heartbeat is not None:
             self.heartbeat.stop()
         if self._challenge is not None:
-            self._challenge.cancel()
+            self._challenge[1].cancel()
         self._transport.abort()
         self.writer.stop()
         self._transport.close()
@@ -206,11 +205,11 @@ class Link:
 
     def challenge(self) -> None:
         """Ask for a sign of life within a moment, not within a whole pong time-out."""
-        self.probe()
+        probe = self.probe()
         if self.heartbeat is None or self._challenge is not None:
             return
         when = self._clock.monotonic() + _CHALLENGE
-        self._challenge = timers_of(self._clock).call_at(when, self._suspect)
+        self._challenge = probe, timers_of(self._clock).call_at(when, self._suspect)
 
     # For any thread
 
@@ -374,10 +373,11 @@ class Link:
         self._suspected = False
         if self.heartbeat is None or self._end is not None:
             return None
-        # A little less, since points in time are rounded.
-        patience = 0.99 * _CHALLENGE if self._challenge is not None else math.inf
+        is_silent = self.heartbeat.is_silent
+        if self._challenge is not None and not self._challenge[0].answered:
+            # A little less, since points in time are rounded.
+            is_silent |= self.heartbeat.silence >= 0.99 * _CHALLENGE
         self._challenge = None
-        is_silent = self.heartbeat.is_silent or self.heartbeat.silence >= patience
         if not is_silent or self._transport.has_unread():
             self.heartbeat.start()
             return None

@@ -135,7 +135,8 @@ class Sender:
                 size=size,
                 limit=limit,
             )
-        if self._owner.is_closing and not self._owner.is_greeting:
+        owner = self._owner
+        if owner.is_closing and not (owner.is_greeting and owner.worker.is_own_thread):
             raise InvalidStateError("the tunnel is closing and takes no more messages")
         return message
 

@@ -308,6 +308,17 @@ def test_a_closing_tunnel_takes_nothing(bench: Bench) -> None:
     assert bench.queue.size == 0
 
 
+def test_a_greeting_is_finished(bench: Bench) -> None:
+    """Closed during the greeting, that still goes out; what other threads send is refused."""
+    link = bench.connect()
+    bench.owner.is_closing = bench.owner.is_greeting = True
+    with pytest.raises(InvalidStateError, match="closing"):
+        bench.send("late")
+    bench.owner.worker.is_own_thread = True
+    bench.send("log in")
+    assert link.own == ["log in"]
+
+
 # Many at once
 
 
