@@ -154,6 +154,8 @@ def _from_os(exc: OSError) -> TunnelError:
         return DnsResolutionError(text)
     number = exc.errno or 0
     context = {"errno": errno.errorcode[number]} if number in errno.errorcode else {}
+    if context and exc.filename is None and exc.strerror:
+        text = scrub(exc.strerror[:1].lower() + exc.strerror[1:])  # the number is in the context
     if number in _BY_ERRNO:
         return _BY_ERRNO[number](text, context=context)
     for os_class, error in _BY_OS_CLASS:
