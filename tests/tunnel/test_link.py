@@ -509,6 +509,62 @@ def test_a_probe_ends_with_the_link() -> None:
         assert not probe.answered
 
 
+# Challenges
+
+
+@pytest.mark.requirement("1.8")
+def test_an_unanswered_challenge_is_a_loss() -> None:
+    """After a change of network a silent peer is lost within 2 s, not within a pong time-out."""
+    bench = Bench()
+    bench.clock.advance(10)
+    bench.link.challenge()
+    bench.link.challenge()
+    assert [type(item) for item in bench.wire.written] == [Ping, Ping]
+    end = bench.run(None)
+    assert end is not None
+    assert isinstance(end.error, HeartbeatTimeoutError)
+    assert bench.clock.monotonic() == 12.0
+
+
+@pytest.mark.parametrize("with_pong", [True, False])
+def test_a_challenge_that_is_met(with_pong: bool) -> None:
+    """Its pong, or any other byte, shows that the link has survived; the next one counts anew."""
+    bench = Bench()
+    for _ in range(2):
+        bench.link.challenge()
+        ping = bench.wire.written[-1]
+        assert isinstance(ping, Ping)
+        answer = SERVER.pong(ping.payload) if with_pong else SERVER.message("alive")
+        when = bench.clock.monotonic() + 1.0
+        bench.clock.call_at(when, lambda answer=answer: bench.wire.put(answer))
+        assert bench.run(10) is None
+    bench.link.challenge()
+    assert bench.run(10) is not None
+
+
+def test_a_challenge_while_bytes_wait_unread() -> None:
+    """A paused reading keeps the link: the answer may lie behind what is unread."""
+    bench, _ = paused(unread=SERVER.message("unread"))
+    bench.link.challenge()
+    assert bench.run(10) is None
+
+
+def test_a_challenge_dies_with_its_link() -> None:
+    """No timer of a link that is over wakes the tunnel."""
+    bench = Bench()
+    bench.link.challenge()
+    bench.link.dispose()
+    assert bench.clock._timers == []
+
+
+def test_without_a_heartbeat_a_challenge_is_only_a_ping() -> None:
+    """Who has switched the watch off has switched it off."""
+    bench = Bench(ping_interval=None, pong_timeout=None)
+    bench.link.challenge()
+    assert len(bench.wire.written) == 1
+    assert bench.run(100) is None
+
+
 # Closing
 
 
