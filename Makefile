@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # A part of the suite cannot reach the coverage asked of the whole, so only the whole is measured.
-COVERAGE := $(if $(strip $(ARGS)),,--cov --cov-report=term)
+WHOLE := $(if $(strip $(ARGS)),,-m "not slow" --cov --cov-report=term)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -23,8 +23,8 @@ help: ## print this list
 demo: $(VENV)/.stamp-demo ## lose a live connection in several ways and watch it come back (ARGS=--json)
 	@$(BIN)/python -m tunnel demo $(ARGS)
 
-test: $(VENV)/.stamp-test ## the whole test suite with its coverage; with ARGS="..." a part of it
-	@$(BIN)/python -m pytest $(COVERAGE) $(ARGS)
+test: $(VENV)/.stamp-test ## all tests but the slow ones, with their coverage; ARGS="..." for a part
+	@$(BIN)/python -m pytest $(WHOLE) $(ARGS)
 
 lint: $(VENV)/.stamp-test ## ruff
 	@$(BIN)/ruff check $(ARGS) .
