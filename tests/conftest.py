@@ -47,7 +47,6 @@ def no_leaks() -> Iterator[None]:
     For a whole file: ``pytestmark = pytest.mark.usefixtures("no_leaks")``. Ask for it before the
     fixtures that it shall watch: what is set up before it counts as having been there.
     """
-    gc.collect()
     threads = set(threading.enumerate())
     descriptors = _descriptors()
     yield
@@ -111,8 +110,9 @@ def _descriptors_beyond(before: dict[int, str], deadline: float) -> dict[int, st
 
     The number is what counts: a descriptor that is closed and another one opened is no leak.
     """
+    if len(_descriptors()) > len(before):
+        gc.collect()  # takes as long as many a test, so only where it may matter
     never = threading.Event()
-    gc.collect()
     while len(now := _descriptors()) > len(before):
         if _real_monotonic() >= deadline:
             return {fd: what for fd, what in now.items() if before.get(fd) != what}

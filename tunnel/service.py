@@ -87,7 +87,7 @@ class TunnelService:
     Args:
         config: The settings; None: the defaults.
         request_queue: Where messages wait while there is no link; None: one of the configured size.
-            A given one takes the configured size.
+            A given one takes the configured size, and must hold nothing but `str` and `bytes`.
         on_message: Called with each message, `str` or `bytes`. Without it, read `messages()`.
         on_state_change: Called with the machine's record of each change of state.
         on_connected: Called as ``on_connected(service, resumed)`` on each new link. What it sends
@@ -125,6 +125,11 @@ class TunnelService:
         self._on_connected = on_connected
         if request_queue is None:
             request_queue = RequestQueue(config.max_queue_size, clock=self._clock)
+        for item in request_queue.snapshot():
+            if not isinstance(item, (str, bytes)):
+                raise TypeError(
+                    f"the request_queue holds a {type(item).__name__}; messages are str or bytes"
+                )
         self._queue = request_queue
         self._metrics = MetricsCollector(clock=self._clock)
         waker = Waker()

@@ -871,3 +871,11 @@ def test_a_life_of_threads(run: int) -> None:
     assert failures == []
     assert service.state is S.DISCONNECTED
     assert not service.worker.is_running
+
+
+def test_a_queue_of_something_else_is_refused() -> None:
+    """A queue that holds what no WebSocket can carry is refused when the service is made."""
+    queue = RequestQueue()
+    queue.enqueue({"not": "a message"})
+    with pytest.raises(TypeError, match="holds a dict"):
+        TunnelService(request_queue=queue)
