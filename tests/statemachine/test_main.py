@@ -179,3 +179,14 @@ def test_it_runs_as_a_program(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout == diagram.render(LAMP, "rst").encode()
     assert run("users_machines:LAMP", "--format", "rst", "--output", ".", "--check").returncode == 1
+
+
+def test_a_reader_who_has_left_is_not_our_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken pipe reaches the caller, who knows what it means; it is not reported as a failure."""
+
+    def write(self: object, *arguments: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("statemachine.__main__._print", write)
+    with pytest.raises(BrokenPipeError):
+        main(["users_machines:LAMP", "--format=dot"])

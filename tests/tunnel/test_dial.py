@@ -29,7 +29,7 @@ from tunnel.waker import Waker
 LONG = 20.0
 """Seconds that something may take which is certain to happen."""
 
-SHORT = 0.15
+SHORT = 0.6
 """Seconds after which a dial is to give up."""
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

@@ -14,6 +14,9 @@ from tunnel import LIFECYCLE, TunnelConfig, TunnelConnectionState, TunnelError, 
 from tunnel.requests import Close, Reconnect
 from tunnel.testing import FakeClock, ScriptedTransport, drive
 
+# Seconds by themselves; with coverage, on a machine that has other things to do, much longer.
+pytestmark = pytest.mark.timeout(240)
+
 S = TunnelConnectionState
 URL = "wss://example.com/"
 WEEK = 7 * 86_400.0
