@@ -182,7 +182,7 @@ def test_it_runs_as_a_program(tmp_path: Path) -> None:
 
 
 def test_a_reader_who_has_left_is_not_our_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A broken pipe reaches the caller, who knows what it means; it is not reported as a failure."""
+    """A broken pipe reaches the caller, who knows what it means; it is no failure of ours."""
 
     def write(self: object, *arguments: object) -> None:
         raise BrokenPipeError
