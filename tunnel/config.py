@@ -47,7 +47,8 @@ class TunnelConfig:
         fatal_close_codes: Close codes of the peer after which the tunnel does not come back; see
             `tunnel.errors.error_for_close` for those that are final in any case.
         max_event_history: Events, and transitions, that are remembered.
-        log_level: The least level that the command line shows: one of loguru's names.
+        log_level: The least level at which events of the connection are logged: one of loguru's
+            names.
 
     Raises:
         ConfigurationError: Settings are not valid; the error names all of them, each with its value

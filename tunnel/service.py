@@ -561,9 +561,12 @@ class TunnelService:
             raise WouldDeadlockError(f"{call}() on the tunnel's own thread would wait for itself")
 
     def _log_event(self, event: ConnectionEvent) -> None:
+        level = _LEVELS.get(event.type, "INFO")
+        if logger.level(level).no < logger.level(self.config.log_level).no:
+            return
         connection = self.tracker.connection
         logger.bind(connection_id=connection.id if connection is not None else None).log(
-            _LEVELS.get(event.type, "INFO"), "{}: {}", event.type.value, event.message
+            level, "{}: {}", event.type.value, event.message
         )
 
 

@@ -674,6 +674,19 @@ def test_events_before_a_connection_are_logged_too(log: list[Any]) -> None:
     assert [m.record["extra"]["connection_id"] for m in log] == [None]
 
 
+def test_the_level_of_what_is_logged(log: list[Any]) -> None:
+    """Events below `log_level` are not logged; those at it and above are."""
+    clock = FakeClock()
+    network = ScriptedTransport(clock)
+    service = TunnelService(TunnelConfig(log_level="WARNING"), clock=clock, new_transport=network)
+    service.connect("wss://example.com/")
+    assert not [line for line in log if "connected" in line]
+    network.cut()
+    drive(service, lambda: service.state is S.RECONNECTING, timeout=1)
+    assert [line for line in log if line.startswith("disconnected:")]
+    service.disconnect()
+
+
 def test_nothing_is_logged_before_it_is_asked_for() -> None:
     """A program that says nothing about logs sees none."""
     lines: list[str] = []
@@ -876,6 +889,7 @@ def test_a_life_of_threads(run: int) -> None:
 def test_a_queue_of_something_else_is_refused() -> None:
     """A queue that holds what no WebSocket can carry is refused when the service is made."""
     queue = RequestQueue()
+    queue.enqueue("a message")
     queue.enqueue({"not": "a message"})
     with pytest.raises(TypeError, match="holds a dict"):
         TunnelService(request_queue=queue)
