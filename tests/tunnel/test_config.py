@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import json
 import math
 import pickle
@@ -109,8 +110,8 @@ def test_every_setting_is_documented() -> None:
     """The docstring explains each field, in the order of the fields."""
     documented = [
         line.strip().partition(":")[0]
-        for line in (TunnelConfig.__doc__ or "").splitlines()
-        if line.startswith("        ") and not line.startswith("         ") and ": " in line
+        for line in inspect.cleandoc(TunnelConfig.__doc__ or "").splitlines()
+        if line.startswith("    ") and not line.startswith("     ") and ": " in line
     ]
     fields = [field.name for field in dataclasses.fields(TunnelConfig)]
     assert documented[: len(fields)] == fields
