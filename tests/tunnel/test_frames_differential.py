@@ -96,13 +96,13 @@ def _join_frames_of_websockets(
     text = None  # the decoder of the message under way, if it is text
     for frame in protocol.events_received():
         assert isinstance(frame, theirs.Frame)
-        if frame.opcode is theirs.CLOSE:
+        if frame.opcode is theirs.Opcode.CLOSE:
             assert protocol.close_rcvd is not None
             items.append(("close", (int(protocol.close_rcvd.code), protocol.close_rcvd.reason)))
         elif frame.opcode in theirs.CTRL_OPCODES:
             items.append((frame.opcode.name.lower(), bytes(frame.data)))
         else:
-            if frame.opcode is theirs.TEXT:
+            if frame.opcode is theirs.Opcode.TEXT:
                 text = codecs.getincrementaldecoder("utf-8")()
             try:
                 parts.append(text.decode(frame.data, frame.fin) if text else bytes(frame.data))

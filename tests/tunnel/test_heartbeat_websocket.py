@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import threading
@@ -493,6 +494,9 @@ def server() -> Iterator[Server]:
         yield server
         server.shutdown()
         thread.join(10)
+    for end in (server.shutdown_watcher, server.shutdown_notifier):
+        if isinstance(end, int):  # websockets before 17 leaves this pipe open
+            os.close(end)
 
 
 @pytest.fixture
