@@ -89,7 +89,7 @@ class SystemTimers:
                 remaining = self._heap[0][0] - time.monotonic()
                 if remaining <= 0:
                     return heapq.heappop(self._heap)[2].callback
-                self._changed.wait(remaining)
+                self._changed.wait(min(remaining, threading.TIMEOUT_MAX))
             self._thread = None
             return None
 
