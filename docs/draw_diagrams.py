@@ -18,6 +18,8 @@ FOLDER = Path(__file__).parent.parent / "diagrams"
 DECLARATIONS = (
     "tunnel.lifecycle:LIFECYCLE",
     "tunnel.websocket_heartbeat:HEARTBEAT",
+    "tunnel.session_lifecycle:SESSION",
+    "tunnel.circuit_breaker:BREAKER",
 )
 """Every machine of the project, as ``python -m statemachine`` takes it. The one list of them."""
 

@@ -28,13 +28,11 @@ class Requirement:
         text: What is required, in one clause.
         origin: "seed" (the original design promises it), "next" (it names it as the next step) or
             "goal" (the parent requirement, ours to reach). The first two must have a test.
-        planned: Why there is no test yet; empty for all but the few that wait for their part.
     """
 
     number: str
     text: str
     origin: str
-    planned: str = ""
 
     def covers(self, number: str) -> bool:
         """Whether the number in a mark belongs to this requirement."""
@@ -105,7 +103,6 @@ REQUIREMENTS: tuple[Requirement, ...] = (
         "5.6",
         "A request times out after 30 s by default, with a clear error.",
         "next",
-        planned="comes with requests, which need a peer that answers them",
     ),
     Requirement(
         "5.7-5.8",
@@ -117,7 +114,6 @@ REQUIREMENTS: tuple[Requirement, ...] = (
         "High-priority requests survive a shutdown on disk and are tried again at the next start; "
         "damaged data is skipped and never fatal.",
         "next",
-        planned="comes with the queue on disk",
     ),
     Requirement("6.1", "A WebSocket ping every 30 s.", "seed"),
     Requirement("6.2", "A lost connection is noticed within 45 s (1.5 intervals).", "seed"),
@@ -260,7 +256,7 @@ def _row(requirement: Requirement, tests: Sequence[str]) -> str:
     if tests:
         proof = "\n       ".join(f"* ``{test}``" for test in tests)
     else:
-        proof = f"*planned:* {requirement.planned}" if requirement.planned else "none yet"
+        proof = "none yet"
     return (
         f"   * - {requirement.number}\n"
         f"     - {requirement.text}\n"

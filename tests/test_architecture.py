@@ -22,7 +22,9 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     # stand where the package stands; the root of `tunnel`, which only gathers names, stands alone.
     (
         "programs and test kit",
-        frozenset({"tunnel.__main__", "tunnel.cli", "tunnel.demo", "tunnel.testing"}),
+        frozenset(
+            {"tunnel.__main__", "tunnel.cli", "tunnel.demo", "tunnel.gateway", "tunnel.testing"}
+        ),
     ),
     ("public names", frozenset({"tunnel"})),
     (
@@ -43,17 +45,33 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         "recovery, heartbeat, queue, session",
         frozenset(
             {
+                "tunnel.acknowledger",
                 "tunnel.backpressure",
+                "tunnel.circuit_breaker",
                 "tunnel.connection_recovery",
                 "tunnel.connection_state_tracker",
                 "tunnel.delivery",
                 "tunnel.event_log",
+                "tunnel.group_commit",
                 "tunnel.link",
                 "tunnel.metrics_collector",
                 "tunnel.outbox",
+                "tunnel.pending_requests",
+                "tunnel.queue_contents",
+                "tunnel.queue_core",
                 "tunnel.queue_entries",
+                "tunnel.queue_file",
                 "tunnel.queue_flush",
+                "tunnel.queue_intake",
+                "tunnel.queue_journal",
+                "tunnel.queue_log",
+                "tunnel.queue_rows",
+                "tunnel.queue_salvage",
                 "tunnel.request_queue",
+                "tunnel.session",
+                "tunnel.session_channel",
+                "tunnel.session_handshake",
+                "tunnel.session_keeper",
                 "tunnel.state_effects",
                 "tunnel.state_watch",
                 "tunnel.tracker_snapshot",
@@ -83,6 +101,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         frozenset(
             {
                 "tunnel.addresses",
+                "tunnel.arguments",
                 "tunnel.classify",
                 "tunnel.clock",
                 "tunnel.config",
@@ -94,7 +113,11 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "tunnel.handshake_errors",
                 "tunnel.lifecycle",
                 "tunnel.log_line",
+                "tunnel.request_frames",
+                "tunnel.responses",
                 "tunnel.secrets",
+                "tunnel.session_frames",
+                "tunnel.session_lifecycle",
                 "tunnel.timers",
             }
         ),
@@ -113,7 +136,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "typing_extensions": frozenset({"statemachine", "tunnel"}),  # for type checkers alone
     # The transport, and what classifies its exceptions.
     "websocket": frozenset({"tunnel.classify", "tunnel.handshake_errors", "tunnel.transport"}),
-    "websockets": frozenset({"tunnel.demo", "tunnel.masking", "tunnel.testing"}),
+    "websockets": frozenset({"tunnel.demo", "tunnel.gateway", "tunnel.masking", "tunnel.testing"}),
     "wsaccel": frozenset({"tunnel.masking"}),
     # For users' tests; not needed to import the kit.
     "freezegun": frozenset({"tunnel.testing"}),

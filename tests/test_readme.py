@@ -11,6 +11,7 @@ import pytest
 from websockets.sync.server import serve
 
 import tunnel
+from tunnel.gateway import GatewayThread
 
 README = Path(__file__).parent.parent / "README.rst"
 BLOCK = re.compile(r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", re.MULTILINE)
@@ -39,8 +40,10 @@ def test_there_are_examples():
 
 
 @pytest.mark.parametrize(("line", "example"), EXAMPLES, ids=lambda value: str(value)[:8])
-def test_an_example_runs(line, example, echo_server):
+def test_an_example_runs(line, example, echo_server, tmp_path, monkeypatch):
     """An example of the README runs from its first line to its last."""
+    monkeypatch.chdir(tmp_path)  # some write files
     source = textwrap.dedent(example).replace(ADDRESS, echo_server)
-    # Every example but the first uses the import of the first, as a reader would.
-    exec(compile("\n" * line + source, str(README), "exec"), {"tunnel": tunnel})
+    # Examples use the imports of those before them, as a reader would.
+    names = {"tunnel": tunnel, "GatewayThread": GatewayThread}
+    exec(compile("\n" * line + source, str(README), "exec"), names)

@@ -19,26 +19,14 @@ def test_the_page_is_current() -> None:
 
 
 def test_what_is_promised_is_tested() -> None:
-    """Each requirement of the seed or of its next steps has a test, unless marked as planned."""
+    """Each requirement of the seed or of its next steps has a test."""
     untested = [
         f"{requirement.number}: {requirement.text}"
         for requirement in page.REQUIREMENTS
         if requirement.origin != "goal"
-        and not requirement.planned
         and not page.tests_of(requirement, MARKS)
     ]
     assert not untested, "no test bears these numbers:\n" + "\n".join(untested)
-
-
-def test_what_is_planned_is_not_there_yet() -> None:
-    """A requirement that has tests is not marked as planned any more."""
-    done = [r.number for r in page.REQUIREMENTS if r.planned and page.tests_of(r, MARKS)]
-    assert not done, f"take the planned mark away from {', '.join(done)}"
-
-
-def test_little_is_planned() -> None:
-    """Only requests and the queue on disk, which need a resuming peer, may be marked as planned."""
-    assert {r.number for r in page.REQUIREMENTS if r.planned} <= {"5.6", "5.9-5.10"}
 
 
 def test_marks_name_requirements_that_exist() -> None:

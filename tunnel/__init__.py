@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from loguru import logger
 
+from tunnel.circuit_breaker import BREAKER, CircuitBreaker, CircuitState
 from tunnel.clock import Clock, SystemClock
 from tunnel.config import TunnelConfig
 from tunnel.connection_recovery import ConnectionRecovery
@@ -37,7 +38,9 @@ from tunnel.reconnection_manager import (
     ReconnectionOutcome,
 )
 from tunnel.request_queue import BackpressureSignal, RequestPriority, RequestQueue
+from tunnel.responses import Headers, TunnelResponse
 from tunnel.service import DrainReport, TunnelService, connect
+from tunnel.session_lifecycle import SESSION, SessionState
 from tunnel.transport import Transport, WebSocketTransport
 from tunnel.websocket_heartbeat import HEARTBEAT, HeartbeatStatus, WebSocketHeartbeat
 
@@ -46,10 +49,14 @@ logger.disable("tunnel")
 __version__ = "0.1.0"
 
 __all__ = [
+    "BREAKER",
     "HEARTBEAT",
     "LIFECYCLE",
+    "SESSION",
     "Backoff",
     "BackpressureSignal",
+    "CircuitBreaker",
+    "CircuitState",
     "Clock",
     "ConnectionEvent",
     "ConnectionEventType",
@@ -57,6 +64,7 @@ __all__ = [
     "ConnectionRecovery",
     "ConnectionStateTracker",
     "DrainReport",
+    "Headers",
     "HeartbeatStatus",
     "HeartbeatWebSocket",
     "MetricsCollector",
@@ -65,6 +73,7 @@ __all__ = [
     "ReconnectionOutcome",
     "RequestPriority",
     "RequestQueue",
+    "SessionState",
     "SystemClock",
     "Transport",
     "TunnelConfig",
@@ -72,6 +81,7 @@ __all__ = [
     "TunnelConnectionState",
     "TunnelHealthMetrics",
     "TunnelMetrics",
+    "TunnelResponse",
     "TunnelService",
     "TunnelTrigger",
     "WebSocketHeartbeat",

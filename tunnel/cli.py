@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from statemachine.diagram import EXTENSIONS
@@ -18,6 +19,8 @@ from tunnel.errors import TunnelError
 MACHINES = {
     "lifecycle": "tunnel.lifecycle:LIFECYCLE",
     "heartbeat": "tunnel.websocket_heartbeat:HEARTBEAT",
+    "session": "tunnel.session_lifecycle:SESSION",
+    "circuit_breaker": "tunnel.circuit_breaker:BREAKER",
 }
 """The machines that ``tunnel diagram`` draws, by name."""
 
@@ -62,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_diagram(commands)
+    _add_gateway(commands)
     return parser
 
 
@@ -129,3 +133,67 @@ def _diagram(arguments: argparse.Namespace) -> int:
     if arguments.output is not None:
         options.append(f"--output={arguments.output}")
     return draw(options, prog="tunnel diagram")
+
+
+def _add_gateway(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "gateway",
+        help="serve tunnels: the other end, which resumes their sessions",
+        description="Serve tunnels and other WebSocket clients, until SIGTERM or SIGINT. The first "
+        "line of standard output says where it listens.",
+        epilog=f"Exit codes: 0 it was stopped by a signal; {_EXIT_CODES}",
+    )
+    parser.add_argument(
+        "--listen",
+        default="127.0.0.1:8765",
+        metavar="HOST:PORT",
+        help="where; port 0 is any that is free (default: 127.0.0.1:8765)",
+    )
+    parser.add_argument(
+        "--handler",
+        default="echo",
+        metavar="HANDLER",
+        help="what to do with messages: echo, sink, or MODULE:NAME, called as "
+        "handler(session, message) (default: echo)",
+    )
+    parser.add_argument(
+        "--forward",
+        metavar="URL",
+        help="an HTTP service to which requests go, like http://127.0.0.1:11434",
+    )
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="who may come in: a line each, USER:TOKEN or TOKEN; read again when it changes",
+    )
+    parser.add_argument(
+        "--token-env", metavar="NAME", help="the same, from an environment variable"
+    )
+    parser.add_argument("--certificate", metavar="FILE", help="for wss: certificates, PEM")
+    parser.add_argument("--key", metavar="FILE", help="for wss: the private key, PEM")
+    parser.add_argument(
+        "--max-message-size",
+        type=int,
+        metavar="BYTES",
+        help="the longest message or request (default: 16 MiB)",
+    )
+    parser.add_argument(
+        "--session-keep",
+        type=float,
+        metavar="SECONDS",
+        help="how long a session is kept after its connection was lost (default: 600)",
+    )
+    parser.set_defaults(run=_gateway)
+
+
+def _gateway(arguments: argparse.Namespace) -> int:
+    if find_spec("websockets") is None:
+        print(
+            "tunnel gateway: error: the gateway needs websockets: "
+            "pip install 'resilient-tunnel[gateway]'",
+            file=sys.stderr,
+        )
+        return 2
+    from tunnel.gateway import command
+
+    return command.run(arguments)

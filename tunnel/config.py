@@ -42,6 +42,9 @@ class TunnelConfig:
         max_queue_size: Messages that wait while there is no link.
         max_message_size: The longest message, in either direction.
         receive_high_water: Received bytes held for a slow consumer before reading pauses.
+        max_unacknowledged: Messages that a session keeps until the peer acknowledges them; others
+            wait in the queue.
+        max_unacknowledged_bytes: Their bytes together; one message alone may be longer.
         enable_auto_reconnect: Whether a lost link is restored without being asked.
         resume: Whether sessions are resumed: "auto", if the peer can; "off"; or "required".
         fatal_close_codes: Close codes of the peer after which the tunnel does not come back; see
@@ -70,6 +73,8 @@ class TunnelConfig:
     max_queue_size: int = _setting(100, number(1, 10_000_000, "messages", whole=True))
     max_message_size: int = _setting(16 * 2**20, number(1, 2**31, "bytes", whole=True))
     receive_high_water: int = _setting(4 * 2**20, number(1024, 2**31, "bytes", whole=True))
+    max_unacknowledged: int = _setting(10_000, number(1, 10_000_000, "messages", whole=True))
+    max_unacknowledged_bytes: int = _setting(16 * 2**20, number(1024, 2**31, "bytes", whole=True))
     enable_auto_reconnect: bool = _setting(True, flag())
     resume: Literal["auto", "off", "required"] = _setting("auto", choice("auto", "off", "required"))
     fatal_close_codes: frozenset[int] = _setting(frozenset(), close_codes())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from operator import length_hint
 from typing import Protocol
 
 from loguru import logger
@@ -20,9 +21,38 @@ from tunnel.outbox import Message
 _OVERHEAD = 64
 """Bytes that a message costs beside its payload, roughly; so empty ones count too."""
 
+_NEVER = -2
+_IN_VAIN = -1  # when somebody asks for a message and there is none
+
 
 class Delivery(Protocol):
-    """Where the tunnel's thread puts what it has read."""
+    """Where the tunnel's thread puts what it has read.
+
+    Attributes:
+        delivered: How many messages were handed over so far.
+    """
+
+    delivered: int
+
+    @property
+    def taken(self) -> int:
+        """How many of them the application has finished with; perhaps less than it has. Any thread.
+
+        All before so many have been taken; of those after it some may be.
+        """
+        ...
+
+    def tell_after(self, count: int) -> bool:
+        """Wake the tunnel's thread, once, when about `count` more messages have been taken.
+
+        Also when less are there and all of them have been. 0: as soon as somebody is at one. Any
+        thread; the last call counts.
+
+        Returns:
+            Whether it is certain to. False: the application is at a message just now, and may be
+            done with it without a word.
+        """
+        ...
 
     @property
     def is_full(self) -> bool:
@@ -48,18 +78,47 @@ class CallbackDelivery:
 
     def __init__(self, on_message: Callable[[Message], object]) -> None:
         self._on_message = on_message
+        self._rest: Iterator[Message] | None = None  # of the messages that are being delivered
+        self._left: list[Message] = []  # of those that were broken off
+        self.delivered = 0  # counted after `_rest` was set
+
+    @property
+    def taken(self) -> int:
+        """See `Delivery.taken`."""
+        delivered = self.delivered  # before `_rest` is looked at, else it may be too many
+        rest = self._rest
+        return delivered - (0 if rest is None else length_hint(rest) + 1)
+
+    def tell_after(self, count: int) -> bool:
+        """See `Delivery.tell_after`. It never is: callbacks hold the thread that is to be told."""
+        return False
 
     def note_pause(self) -> None:
         """See `Delivery.note_pause`. Never happens: a callback that is slow holds the thread."""
 
     def deliver(self, messages: list[Message], size: int) -> None:
-        """See `Delivery.deliver`."""
-        on_message = self._on_message
-        for message in messages:
-            try:
-                on_message(message)
-            except Exception:
-                logger.exception("on_message raised; its message counts as taken")
+        """See `Delivery.deliver`.
+
+        A callback that wants to end the thread has its way; the messages behind its own are the
+        first of the next call.
+        """
+        on_message, count = self._on_message, len(messages)
+        if self._left:
+            messages, self._left = [*self._left, *messages], []
+        # What is left of the iterator is what is not taken: so there is nothing to count.
+        self._rest = rest = iter(messages)
+        self.delivered += count
+        try:
+            for message in rest:
+                try:
+                    on_message(message)
+                except Exception:
+                    logger.exception("on_message raised; its message counts as taken")
+        except BaseException:
+            self._left = messages[len(messages) - length_hint(rest) :]
+            raise
+        finally:
+            self._rest = iter(self._left) if self._left else None
 
 
 class Inbox:
@@ -86,7 +145,12 @@ class Inbox:
         self._batched = 0
         self._held = 0
         self._paused = False
-        self._resume_at = -1  # messages left at which a pause ends; -1 while there is none
+        self._resume_at = 0  # messages left at which a pause ends
+        self._mark = _NEVER  # messages left at which to call `on_room`, which uses the mark up
+        self.delivered = 0  # counted after they were put in
+        # What each iterator has handed out last and was not asked beyond: how many messages had
+        # been handed out before it. Set before it is handed out, see `taken`.
+        self._held_out: dict[object, int] = {}
 
     @property
     def is_full(self) -> bool:
@@ -99,17 +163,33 @@ class Inbox:
                 return False
             self._paused = True
             self._resume_at = len(self._messages) // 2
+        self._mark = self._resume_at  # each time: it may have been used up for an earlier pause
         # A consumer that passed the mark before it was set has woken nobody, so look here.
         if len(self._messages) > self._resume_at:
             return True
         self._paused = False
-        self._resume_at = -1
+        self._mark = _NEVER
         return False
 
     @property
     def size(self) -> int:
         """How many messages are waiting."""
         return len(self._messages)
+
+    @property
+    def taken(self) -> int:
+        """See `Delivery.taken`. A message is taken when the next is asked for."""
+        # In this order: what is handed out meanwhile is not counted, or it is held out by then.
+        handed_out = self.delivered - len(self._messages)
+        return min([handed_out, *self._held_out.values()])
+
+    def tell_after(self, count: int) -> bool:
+        """See `Delivery.tell_after`."""
+        is_idle = not self._held_out
+        # The first message that is handed out, when all are in here, leaves none taken.
+        self._mark = max(_IN_VAIN, len(self._messages) - count - is_idle)
+        # Who holds no message by now gets one, or asks for one in vain, after the mark was set.
+        return not self._held_out
 
     def note_pause(self) -> None:
         """See `Delivery.note_pause`."""
@@ -126,6 +206,7 @@ class Inbox:
         self._batched += len(messages)
         self._batches.append((len(messages), size + _OVERHEAD * len(messages)))
         self._messages.extend(messages)
+        self.delivered += len(messages)
         if len(self._batches) > 64:
             self._settle()  # only now: it takes messages that are not there for consumed
         if self._waiting:  # read after the messages were put in; see `_wait`
@@ -146,17 +227,29 @@ class Inbox:
     def __iter__(self) -> Iterator[Message]:
         """Take messages, waiting for each, until the inbox is closed and empty."""
         self._asked = True
-        take = self._messages.popleft
-        while True:
-            try:
-                message = take()
-            except IndexError:
-                if self._wait():
-                    continue
-                return
-            if len(self._messages) <= self._resume_at:
-                self._on_room()
-            yield message
+        messages, held_out, this = self._messages, self._held_out, object()
+        take = messages.popleft
+        try:
+            while True:
+                held_out[this] = self.delivered - len(messages)  # in this order; never too many
+                try:
+                    message = take()
+                except IndexError:
+                    del held_out[this]
+                    if self._mark != _NEVER:  # looked at after that, see `tell_after`
+                        self._tell()
+                    if self._wait():
+                        continue
+                    return
+                if len(messages) <= self._mark:
+                    self._tell()
+                yield message
+        finally:
+            held_out.pop(this, None)
+
+    def _tell(self) -> None:
+        self._mark = _NEVER
+        self._on_room()
 
     def _wait(self) -> bool:
         """Wait for a message; False if there will be none."""

@@ -34,7 +34,12 @@ from tunnel.connection_recovery import ConnectionRecovery
 from tunnel.connection_state_tracker import ConnectionStateTracker
 from tunnel.delivery import Delivery
 from tunnel.dial import DialInterrupted
-from tunnel.errors import InvalidStateError, MaxReconnectAttemptsExceededError, TunnelError
+from tunnel.errors import (
+    InvalidStateError,
+    MaxReconnectAttemptsExceededError,
+    SessionLostError,
+    TunnelError,
+)
 from tunnel.events import ConnectionEventType
 from tunnel.lifecycle import TunnelConnectionState, TunnelTrigger
 from tunnel.link import Link, LinkEnd
@@ -50,6 +55,10 @@ from tunnel.requests import (
     Request,
     Target,
 )
+from tunnel.session_channel import SessionChannel
+from tunnel.session_frames import Parcel
+from tunnel.session_handshake import SessionHandshake
+from tunnel.session_keeper import SessionKeeper
 from tunnel.state_effects import StateEffects
 from tunnel.transport import Transport
 from tunnel.waker import Waker
@@ -71,7 +80,10 @@ class Driver(StateEffects):
         clock: The source of time.
         rng: The source of jitter; None: its own.
         new_transport: Makes a transport for each dial.
-        on_connected: Called on each new link before the queue is flushed.
+        on_connected: Called on each new link before the queue is flushed, with whether a session
+            was resumed.
+        on_session_lost: Called before that, if a session could not be.
+        on_answer: Called with each answer to a request; see `SessionChannel`.
         on_start: Called when the tunnel's thread begins, perhaps to work on a connection.
         on_rest: Called when nobody works on a connection any more.
 
@@ -79,6 +91,7 @@ class Driver(StateEffects):
         tracker: The model of the machine. For reading from any thread.
         worker: The thread, and where to post. For any thread.
         link: The live connection, or None. For reading from any thread.
+        channel: The session, over all links. For any thread, as its methods say.
         recovery: Brings lost connections back. For asking from any thread.
         config: The present settings. For reading from any thread.
         is_closing: Whether the application has asked for the end. For reading from any thread.
@@ -97,7 +110,9 @@ class Driver(StateEffects):
         rng: Random | None,
         new_transport: Callable[[Waker], Transport],
         waker: Waker,
-        on_connected: Callable[[], None],
+        on_connected: Callable[[bool], None],
+        on_session_lost: Callable[[SessionLostError], None],
+        on_answer: Callable[[Parcel], None],
         on_start: Callable[[], None],
         on_rest: Callable[[], None],
     ) -> None:
@@ -109,8 +124,14 @@ class Driver(StateEffects):
         self._new_transport = new_transport
         self._waker = waker
         self._on_connected = on_connected
+        self._on_session_lost = on_session_lost
         self._on_rest = on_rest
         self._posting = threading.Lock()  # guards the order of posting, poking and absorbing
+        self.channel = SessionChannel(
+            queue, metrics, on_answer=on_answer, on_settled=self._note_settled
+        )
+        self._keeper = SessionKeeper(queue, self.channel, delivery, clock)
+        self._handshake: SessionHandshake | None = None  # of the transport that is opened
         self.worker = Worker(self, clock, waker, on_start)
         self.tracker = ConnectionStateTracker(config.max_event_history, clock=clock, effects=self)
         self.link: Link | None = None
@@ -124,6 +145,7 @@ class Driver(StateEffects):
         self._greeted: Link | None = None  # the link on which the application has gone first
         self._closing: list[Close] = []  # who waits for its end; the strictest terms hold
         self._hurry = False  # the next dial of a recovery is wanted at once
+        self._has_asked = False  # the peer of a session, to acknowledge before the end
         self._offline = False  # the application has said that there is no network
         self._attempt: ReconnectionAttempt | None = None
         self.configure(config)
@@ -170,6 +192,7 @@ class Driver(StateEffects):
         self._waiting.append(request.outcome)
         self.last_error = None
         target = request.target
+        self._keeper.head_for(target.url.redacted, self.config)
         self.tracker.initialize_connection(uuid4().hex, target.user_id, target.url.redacted)
 
     def _refuse(self, request: Connect) -> None:
@@ -216,6 +239,14 @@ class Driver(StateEffects):
             self._hurry = self.tracker.fire(_T.RECOVER, manual=manual, quiet=True)
 
     # Settings
+
+    @property
+    def max_message_size(self) -> int:
+        """The longest message that may be sent: ours, and the peer's if it has told. Any thread."""
+        session = self.channel.session
+        limits = session.peer_limits if session is not None else None
+        own = self.config.max_message_size
+        return own if limits is None else min(own, limits.message_size)
 
     def configure(self, config: TunnelConfig) -> None:
         """Use these settings from now on; what is under way keeps the old ones. Any thread."""
@@ -298,9 +329,10 @@ class Driver(StateEffects):
 
     def act(self) -> bool:
         """See `tunnel.worker.Work`."""
-        if self._activity is None:
-            return False
         try:
+            self._tell_of_loss()
+            if self._activity is None:
+                return False
             self._activity()
         except BaseException as error:
             self._survive(error)
@@ -360,9 +392,21 @@ class Driver(StateEffects):
 
     def _open(self) -> Transport:
         assert self._target is not None
-        request = self._target.dial_request(self.config.connect_timeout)
+        config = self.config
+        deadline = self._clock.monotonic() + config.connect_timeout
+        wants_session = config.resume != "off"
+        request = self._target.dial_request(config.connect_timeout, wants_session=wants_session)
         transport = self._new_transport(self._waker)
         transport.open(request, self._absorb)
+        try:
+            self._handshake = self._keeper.agree(transport, config, deadline, self._absorb)
+        except BaseException as error:
+            self._keeper.detach()
+            transport.abort()
+            transport.close()
+            if isinstance(error, OSError):
+                raise TunnelError.from_exception(error) from error
+            raise
         return transport
 
     def _greet(self) -> None:
@@ -374,7 +418,7 @@ class Driver(StateEffects):
         assert link is not None
         self.is_greeting = True
         try:
-            self._on_connected()
+            self._on_connected(self._keeper.is_resumed)
         except Exception:
             logger.exception("on_connected raised; the queue is flushed all the same")
         finally:
@@ -383,6 +427,22 @@ class Driver(StateEffects):
         waiting, self._waiting = self._waiting, []
         for outcome in waiting:
             _settle(outcome)
+
+    def _tell_of_loss(self) -> None:
+        """The application hears what became of its messages before anything else is done.
+
+        Also if there never will be another link, on which it could hear of it.
+        """
+        error = self._keeper.pop_loss()
+        if error is None:
+            return
+        metadata = {"unacknowledged": len(error.unacknowledged)}
+        self.tracker.record(ConnectionEventType.SESSION_LOST, error.message, metadata)
+        self._metrics.record_error(error.code)
+        try:
+            self._on_session_lost(error)
+        except Exception:
+            logger.exception("on_session_lost raised; its messages count as reported")
 
     def _read(self) -> None:
         assert self.link is not None
@@ -436,13 +496,34 @@ class Driver(StateEffects):
         if self._greeted is not self.link:
             self._greet()
             return
-        if self._queue.size and not self._is_time_to_hang_up():
+        if not self._is_drained() and not self._is_time_to_hang_up():
             end = self.link.run(self._deadline())
             if end is not None:
                 self._lost_while_closing(end)
             return
         self.link.close(1000)
         self._activity = self._shake_hands
+
+    def _is_drained(self) -> bool:
+        """Whether all is written; with a session, all acknowledged, and its end told."""
+        assert self.link is not None
+        if self.channel.is_ended:  # what is queued now came too late
+            return not self.link.writer.has_work
+        if self._queue.size:
+            return False
+        if self.channel.unacknowledged:
+            if not self._has_asked:
+                self._has_asked = True
+                self.link.ask()
+            return False
+        frame = self._keeper.end()
+        if frame is not None:
+            self.link.end_session(frame)
+        return not self.link.writer.has_work
+
+    def _note_settled(self) -> None:
+        if self.is_closing:
+            self._waker.wake()
 
     def _shake_hands(self) -> None:
         """The peer answers the close frame."""
@@ -492,8 +573,10 @@ class Driver(StateEffects):
             clock=self._clock,
             waker=self._waker,
             on_activity=self.tracker.touch,
+            channel=self.channel if self._handshake is not None else None,
+            handshake=self._handshake,
         )
-        self._opened = None
+        self._opened = self._handshake = None
         self._metrics.record_connected()
         self.last_error = None
         self._activity = self._read
@@ -508,6 +591,7 @@ class Driver(StateEffects):
         """The link a while longer, to drain it and to close it properly."""
         assert self.link is not None
         self.is_closing = True
+        self._has_asked = False
         self.link.writer.on_drained = self._waker.wake
         self._activity = self._drain
 
@@ -537,7 +621,8 @@ class Driver(StateEffects):
         if self._opened is not None:  # dialled, and called off before it was a link
             self._opened.abort()
             self._opened.close()
-            self._opened = None
+            self._opened = self._handshake = None
+        self._keeper.detach()
 
     def _finish_closing(self) -> None:
         closing, self._closing = self._closing, []

@@ -32,7 +32,10 @@
     |       +-- WouldDeadlockError             030  not on the tunnel's own thread
     +-- ResourceExhaustedError                 034  close something: descriptors, threads, memory
     +-- QueueFullError                         006  send more slowly, or wait for room
+    +-- QueueStorageError                      037  look at the queue's file and its disk
+    |   +-- QueueInUseError                    038  ... which another process has open
     +-- RequestTimeoutError                    007  ask again, if asking twice does no harm
+    +-- CircuitOpenError                       039  ask again later: the peer is failing
     +-- SessionLostError                       032  decide about the unacknowledged messages
     +-- MaxReconnectAttemptsExceededError      014  the tunnel has stopped trying: decide
 
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AuthenticationFailedError",
     "CertificateError",
+    "CircuitOpenError",
     "ConfigurationError",
     "ConnectRefusedError",
     "ConnectTimeoutError",
@@ -80,6 +84,8 @@ __all__ = [
     "ProtocolVersionError",
     "ProxyError",
     "QueueFullError",
+    "QueueInUseError",
+    "QueueStorageError",
     "RateLimitedError",
     "RequestTimeoutError",
     "ResourceExhaustedError",
@@ -399,6 +405,27 @@ class QueueFullError(TunnelError):
     ) -> None:
         super().__init__(message, **options)
         self._add_facts(accepted=accepted)
+
+
+class QueueStorageError(TunnelError):
+    """The file of a durable queue cannot be used, or not written to; nothing was accepted."""
+
+    code = "TUNNEL_037"
+
+
+class QueueInUseError(QueueStorageError):
+    """Another queue, perhaps of another process, has the file open."""
+
+    code = "TUNNEL_038"
+
+
+class CircuitOpenError(TunnelError):
+    """So many requests have failed in a row that no more are sent for a while (requirement 5.7).
+
+    Its `retry_after` says for how many seconds.
+    """
+
+    code = "TUNNEL_039"
 
 
 class RequestTimeoutError(TunnelError):

@@ -263,6 +263,11 @@ class _Watch:
         self._transport.waker.close()
         self._inbox.close()
 
+    @property
+    def max_message_size(self) -> int:
+        """See `tunnel.sender.LinkOwner`."""
+        return self.config.max_message_size
+
     def obey(self, request: Request) -> None:
         """See `tunnel.worker.Work`."""
         assert isinstance(request, Close)  # nothing else is posted here

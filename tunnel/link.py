@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
+from tunnel.acknowledger import Acknowledger
 from tunnel.clock import Clock
 from tunnel.config import TunnelConfig
 from tunnel.delivery import Delivery
@@ -36,6 +38,10 @@ from tunnel.frames import (
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.outbox import Message, Outbox
 from tunnel.request_queue import RequestQueue
+from tunnel.secrets import scrub
+from tunnel.session_channel import SessionChannel
+from tunnel.session_frames import ASK_FRAME
+from tunnel.session_handshake import SessionHandshake
 from tunnel.timers import TimerHandle, timers_of
 from tunnel.transport import Transport
 from tunnel.waker import Waker
@@ -94,6 +100,8 @@ class Link:
         clock: The source of time.
         waker: The tunnel's.
         on_activity: Called for each chunk that was read.
+        channel: Numbers and keeps messages, with a peer that can resume; None: a plain peer.
+        handshake: Has opened the session; None with a plain peer.
 
     Attributes:
         writer: Writes on this connection.
@@ -111,6 +119,8 @@ class Link:
         clock: Clock,
         waker: Waker,
         on_activity: Callable[[], None],
+        channel: SessionChannel | None = None,
+        handshake: SessionHandshake | None = None,
     ) -> None:
         self._transport = transport
         self._delivery = delivery
@@ -121,17 +131,16 @@ class Link:
         self._text_mode = config.ping_mode == "text"
         self._fatal_close_codes = config.fatal_close_codes
         self._max_message_size = config.max_message_size
-        self._decoder = FrameDecoder(max_message_size=config.max_message_size)
         self._encoder = FrameEncoder()
-        self.writer = Writer(
-            transport,
-            Outbox(queue, self._encoder, metrics.record_messages_sent),
-            self._encoder,
-            on_stalled=waker.wake,
-            on_failed=self._note_write_error,
-            on_sent=metrics.record_messages_sent,
-            clock=clock,
-        )
+        self._channel = channel
+        self._acknowledger: Acknowledger | None = None
+        self._backlog: deque[Incoming] = deque()  # came with the handshake, and is not looked at
+        if channel is None or handshake is None:
+            self._decoder = FrameDecoder(max_message_size=config.max_message_size)
+        else:
+            self._decoder, self._backlog = handshake.decoder, handshake.backlog
+            self._acknowledger = Acknowledger(channel, delivery, self._write_own, clock)
+        self.writer = self._make_writer(queue)
         self._close_sent = False
         self._end: LinkEnd | None = None  # decided; the peer is only given time to hang up first
         self._linger_until = 0.0
@@ -146,10 +155,30 @@ class Link:
         self._disposed = False  # set before the probes are looked through
         self.heartbeat = self._start_heartbeat(config)
 
+    def _make_writer(self, queue: RequestQueue) -> Writer:
+        channel, sent = self._channel, self._metrics.record_messages_sent
+        return Writer(
+            self._transport,
+            Outbox(
+                queue if channel is None else channel,
+                self._encoder,
+                sent if channel is None else channel.note_written,
+            ),
+            self._encoder,
+            on_stalled=self._waker.wake,
+            on_failed=self._note_write_error,
+            on_sent=sent if channel is None else channel.note_written,
+            number=None if channel is None else channel.send_directly,
+            is_direct=not queue.is_durable,  # what is accepted has to be on disk first
+            clock=self._clock,
+        )
+
     # For the tunnel's thread
 
     def open_queue(self) -> None:
         """The greeting is out: now what is queued may follow."""
+        if self._channel is not None:
+            self._delivery.deliver([], 0)  # what a callback has kept an earlier link from
         self.writer.open()
         self.writer.flush(may_wait=False)
 
@@ -162,7 +191,11 @@ class Link:
         Returns:
             Why the link has ended; None if it has not: the thread was woken, or the time is up.
         """
+        if self._acknowledger is not None:
+            self._acknowledger.look()  # a consumer has woken us, perhaps
         while not self._waker.event.is_set():
+            if self._backlog:
+                self._take_backlog()
             if self._suspected and (end := self._judge_silence()) is not None:
                 return end
             if not self._may_read():
@@ -195,6 +228,8 @@ class Link:
         self._disposed = True
         if self.heartbeat is not None:
             self.heartbeat.stop()
+        if self._acknowledger is not None:
+            self._acknowledger.stop()
         if self._challenge is not None:
             self._challenge[1].cancel()
         self._transport.abort()
@@ -222,7 +257,30 @@ class Link:
         self.writer.write_control(self._encoder.ping(payload))
 
     def send(self, data: Message) -> None:
-        """Send a message that belongs to this link alone, before the queue. Never waits."""
+        """Send a message of the application before the queue. Never waits.
+
+        With a plain peer it belongs to this link alone; a session keeps it as any other.
+        """
+        if self._channel is not None:
+            self._channel.send_first(data)
+        else:
+            self._write_own(data)
+
+    def ask(self) -> None:
+        """Have the peer of a session acknowledge at once. Never waits."""
+        if self._channel is not None:
+            self._write_own(ASK_FRAME)
+
+    def end_session(self, frame: bytes) -> None:
+        """Tell the peer that its session is over, and before that all that was taken.
+
+        Never waits. For the tunnel's thread.
+        """
+        if self._acknowledger is not None:
+            self._acknowledger.tell()
+        self._write_own(frame)
+
+    def _write_own(self, data: Message) -> None:
         self.writer.write_own(self._encoder.message(data))
 
     def probe(self) -> Probe:
@@ -232,7 +290,7 @@ class Link:
         if self._disposed:
             probe.finish(False)
         if self._text_mode:
-            self.send(TEXT_PING)
+            self._write_own(TEXT_PING)
         else:
             self.ping(payload)
         return probe
@@ -255,12 +313,50 @@ class Link:
                 self._sort(received)
             else:
                 self._deliver(cast("list[Message]", received))
+        self._finish_chunk()
+
+    def _take_backlog(self) -> None:
+        received = list(self._backlog)
+        self._backlog.clear()
+        self._sort(received)
+        self._finish_chunk()
+
+    def _finish_chunk(self) -> None:
+        """Whatever was read, see what is to be done about it."""
+        decoder = self._decoder
         if decoder.violation is not None and self._end is None:
             self._refuse(decoder.violation)
         if self.writer.is_stalled:
             self.writer.flush(may_wait=False)
 
     def _deliver(self, messages: list[Message]) -> None:
+        if self._channel is None:
+            self._hand_over(messages)
+            return
+        assert self._acknowledger is not None
+        messages = self._channel.receive(messages)
+        if messages:
+            self._acknowledger.expect()  # callbacks may take long
+            self._hand_over(messages)
+        self._judge_session()
+
+    def _judge_session(self) -> None:
+        """Acknowledge; and see whether the peer has ended the session, or broken its protocol."""
+        assert self._channel is not None
+        assert self._acknowledger is not None
+        self._acknowledger.look()
+        session = self._channel.session
+        if session is None or self._end is not None:
+            return
+        if session.violation is not None:
+            self._refuse(ProtocolViolation(1002, str(session.violation)))
+        elif session.ended_by_peer is not None and not self._channel.is_ended:  # by us, first
+            self.close(1000)
+            reason = scrub(session.ended_by_peer)
+            error = ConnectionLostError(f"the peer ended the session: {reason or 'no reason'}")
+            self._finish(LinkEnd(error, clean=False))
+
+    def _hand_over(self, messages: list[Message]) -> None:
         self._metrics.record_messages_received(len(messages))
         # All bytes of messages count once: with those that are finished next.
         size, self._undelivered = max(0, self._undelivered), 0
@@ -287,7 +383,7 @@ class Link:
         if message == TEXT_PONG:
             self._note_pong(None)
         elif message == TEXT_PING:
-            self.send(TEXT_PONG)
+            self._write_own(TEXT_PONG)
         else:
             return False
         return True
@@ -352,6 +448,8 @@ class Link:
         Behind the end of the stream there is no more to come than the kernel holds: that is read
         even so, since only then it is known that the link is lost.
         """
+        if self._channel is not None:  # its window bounds what the peer may send
+            return True
         if self._delivery.is_full and not self._end_in_sight:
             if not self._is_paused:
                 self._is_paused = True

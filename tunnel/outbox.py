@@ -10,13 +10,42 @@ at it, so the messages that have not gone out wait for the next connection.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeAlias
 
 from tunnel.frames import FrameEncoder
-from tunnel.request_queue import RequestPriority, RequestQueue
+from tunnel.request_queue import RequestPriority
 
 Message: TypeAlias = str | bytes
+
+
+class Source(Protocol):
+    """Where messages come from: the queue, or the session in front of it.
+
+    For whoever has the write role.
+    """
+
+    @property
+    def waiting(self) -> int:
+        """How many could be written now, at least 1 if there are any."""
+        ...
+
+    def take_many(self, limit: int, max_bytes: int) -> Sequence[Message]:
+        """The next ones, at least one if any are `waiting`; they stay with the source."""
+        ...
+
+    def adopt(self, message: Message, priority: RequestPriority, expires_in: float | None) -> None:
+        """Register as taken what was written past the source, in part."""
+        ...
+
+    def confirm(self, count: int) -> None:
+        """The oldest taken were written whole."""
+        ...
+
+    def restore(self) -> None:
+        """The other taken were not."""
+        ...
+
 
 FRAGMENT_SIZE = 64 * 1024
 """`len` above which a message goes out in fragments of so many bytes; a ping gets in between.
@@ -38,7 +67,7 @@ class Outbox:
     writer's lock, and ask `has_work` and `is_idle`, whose answer may be out of date at once.
 
     Args:
-        queue: Where messages come from.
+        source: Where messages come from.
         encoder: Makes frames of them.
         on_sent: Called with the number of messages whose last byte was written.
 
@@ -61,14 +90,14 @@ class Outbox:
         "_piece",
         "_piece_size",
         "_pongs",
-        "_queue",
+        "_source",
         "is_open",
     )
 
     def __init__(
-        self, queue: RequestQueue, encoder: FrameEncoder, on_sent: Callable[[int], None]
+        self, source: Source, encoder: FrameEncoder, on_sent: Callable[[int], None]
     ) -> None:
-        self._queue = queue
+        self._source = source
         self._encoder = encoder
         self._on_sent = on_sent
         self._controls: deque[bytes] = deque()
@@ -82,7 +111,7 @@ class Outbox:
         self._piece = memoryview(b"")  # the rest of what is being written
         self._piece_size = 0
         self._lead = 0  # bytes of the piece before the first frame of its batch
-        self._batch: list[Message] = []  # the messages that end in this piece
+        self._batch: Sequence[Message] = []  # the messages that end in this piece
         self._closed = False  # a close frame is in the piece, or was: it is the last one
         self.is_open = False
 
@@ -95,7 +124,7 @@ class Outbox:
             return True
         if self._next_fragment is not None:
             return True
-        return self.is_open and self._queue.waiting > 0
+        return self.is_open and self._source.waiting > 0
 
     @property
     def is_idle(self) -> bool:
@@ -119,7 +148,7 @@ class Outbox:
         written: int,
     ) -> None:
         """Take over a message that was written directly, and only in part."""
-        self._queue.adopt(message, priority, expires_in)
+        self._source.adopt(message, priority, expires_in)
         self._begin(frame, [message], lead=0)
         self._piece = self._piece[written:]
 
@@ -158,7 +187,7 @@ class Outbox:
         self._controls.clear()
         self._pongs.clear()
         self._own.clear()
-        self._queue.restore()
+        self._source.restore()
 
     def _fill(self) -> None:
         if self._closed:
@@ -170,9 +199,9 @@ class Outbox:
         if self._next_fragment is None:
             parts += _drained(self._own)
         lead = sum(map(len, parts))
-        batch: list[Message] = []
+        batch: Sequence[Message] = []
         if self._next_fragment is None and self.is_open:
-            batch = self._queue.take_many(_BATCH_MESSAGES, _BATCH_BYTES)
+            batch = self._source.take_many(_BATCH_MESSAGES, _BATCH_BYTES)
             if len(batch) == 1 and len(batch[0]) > FRAGMENT_SIZE:
                 self._big = batch[0]
                 self._fragments = self._encoder.fragments(self._big, FRAGMENT_SIZE)
@@ -196,14 +225,14 @@ class Outbox:
                 break
         return parts
 
-    def _begin(self, frame: bytes, batch: list[Message], lead: int) -> None:
+    def _begin(self, frame: bytes, batch: Sequence[Message], lead: int) -> None:
         self._piece = memoryview(frame)
         self._piece_size = len(frame)
         self._lead = lead
         self._batch = batch
 
     def _confirm(self, count: int) -> None:
-        self._queue.confirm(count)
+        self._source.confirm(count)
         self._big = None
         self._on_sent(count)
 

@@ -9,10 +9,10 @@ queue keeps them, and `restore` puts them back in front of everything else, so t
 write failed is the first to go out on the next connection, whatever its priority.
 
 What is taken still fills the queue until it is confirmed. A full queue refuses (requirement 5.4);
-it never drops. Only `adopt`, which registers what is already half out, and `enqueue_beyond` may go
-past the bound. The one way an item leaves without being handed out is its own expiry, and that is
-counted in `expired`. Expiry counts while an item waits; one that was taken is the consumer's, and
-is judged again on `restore`.
+it never drops. Only what can be refused no more goes past the bound: `adopt`, `put_back`,
+`enqueue_beyond`, and what a queue finds in its file. The one way an item leaves without being
+handed out is its own expiry, and that is counted in `expired`. Expiry counts while an item waits;
+one that was taken is the consumer's, and is judged again on `restore`.
 
 Backpressure (requirement 5.3) is signalled when at least 80 % of the bound is in use, and again
 when it is less. There is no second, lower threshold: what a subscriber was told last is what holds.
@@ -20,201 +20,77 @@ when it is less. There is no second, lower threshold: what a subscriber was told
 Every method may be called from any thread. `take`, `confirm`, `restore` and `adopt` are meant for
 one consumer, because `confirm` counts from the oldest that was taken; several consumers use
 `dequeue`.
+
+On disk
+-------
+
+With a `path` the queue is *durable*: what it has accepted outlives the process, however that ends,
+until it is confirmed, acknowledged or handed out for good (requirement 5.9). A loss of power can
+take what was accepted in the last moments before it, but nothing older, and never half a message.
+`tunnel.queue_journal` says what is on file when, and what a full disk does.
+
+A session (`tunnel.session`) keeps its messages itself. It takes them with a number, and has them
+handed over; on file they stay, numbered, until the peer has acknowledged them. So the process that
+opens the file next can go on with the session where this one ended.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Sequence
-from enum import Enum
-from typing import Any, TypeVar
+import os
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Literal
 
-from tunnel.backpressure import Backpressure, BackpressureSignal
-from tunnel.clock import SYSTEM_CLOCK, Clock
-from tunnel.errors import QueueFullError
-from tunnel.queue_entries import NEVER, PUT_BACK, QueueEntries
+from tunnel.backpressure import BackpressureSignal
+from tunnel.clock import Clock
+from tunnel.queue_contents import QueueContents, SavedSession
+from tunnel.queue_entries import NEVER, NO_ROW, ClosedEntries, Entry
+from tunnel.queue_intake import QueueIntake, RequestPriority
+from tunnel.queue_journal import QueueJournal
+from tunnel.session import Ticket
 
 __all__ = ["BackpressureSignal", "RequestPriority", "RequestQueue"]
 
-_R = TypeVar("_R")
 
-
-class RequestPriority(str, Enum):
-    """How urgent an item is (requirement 5.2): interactive, batch or background work."""
-
-    HIGH = "high"
-    NORMAL = "normal"
-    LOW = "low"
-
-    # Equal strings have equal hashes, as everywhere; and it spares a Python call at each look-up.
-    __hash__ = str.__hash__
-
-
-_RANKS = {priority: rank for rank, priority in enumerate(RequestPriority, start=PUT_BACK + 1)}
-
-
-class RequestQueue:
+class RequestQueue(QueueIntake):
     """A bounded queue with priorities and expiry; see the module's text for its rules.
+
+    A context manager: leaving it closes the queue.
 
     Args:
         max_size: How many items may be held, those taken but not confirmed included.
-        clock: Judges expiry and does the waiting; the system's if not given.
+        path: A file, made if there is none, that keeps the items; then they must be str or bytes.
+            None: they are kept in memory only, and may be anything.
+        persist: What goes on file: "all", or "high" for high priority alone.
+        clock: Judges expiry and does the waiting; the system's if not given. What is on file
+            expires in wall time, whether a process has it open or not.
 
     Raises:
-        ValueError: `max_size` is less than 1.
+        ValueError: `max_size` is less than 1, or `persist` is wrong.
         TypeError: `max_size` is not an integer.
+        QueueInUseError: Another queue has the file open, in this or another process.
+        QueueStorageError: The file cannot be used: it is none of ours, there is no permission, ...
+            It is as it was. A damaged file is no such case; see `skipped`.
     """
 
-    def __init__(self, max_size: int = 100, *, clock: Clock | None = None) -> None:
-        self._clock = SYSTEM_CLOCK if clock is None else clock
-        # The lock guards all that follows. Callbacks and the log are called without it; setting an
-        # event is neither, and happens with it.
-        self._lock = threading.Lock()
-        self._max_size = _checked_bound(max_size)
-        self._entries = QueueEntries()
-        self._backpressure = Backpressure(self._lock, max_size)
-        self._waiters: list[_Waiter] = []
-
-    def __repr__(self) -> str:
-        """For example ``<RequestQueue 3 of 100, 1 taken>``."""
-        with self._lock:
-            held, taken = self._entries.held(), len(self._entries.taken)
-        return f"<RequestQueue {held} of {self._max_size}, {taken} taken>"
-
-    # Putting in
-
-    def enqueue(
+    def __init__(
         self,
-        item: Any,
-        priority: RequestPriority = RequestPriority.NORMAL,
-        expires_in: float | None = None,
+        max_size: int = 100,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        persist: Literal["all", "high"] = "all",
+        clock: Clock | None = None,
     ) -> None:
-        """Put an item at the end of the line of its priority.
+        super().__init__(max_size, clock)
+        if path is None:
+            return
+        self._journal = QueueJournal(path, persist, self._clock)
+        self._locked(self._load, self._journal.take_contents())
 
-        Args:
-            item: Any object but None, which is what `dequeue` returns when there is nothing.
-            priority: Which line.
-            expires_in: Seconds after which it is no longer handed out; None: never.
-
-        Raises:
-            QueueFullError: the bound is reached (requirement 5.4); the error says what was refused.
-            TypeError, ValueError: an argument is wrong; the queue is untouched.
-        """
-        rank, deadline = self._admission((item,), priority, expires_in)
-        if not self._locked(self._add, (item,), rank, deadline):
-            raise self.refusal((item,), priority)
-
-    def enqueue_many(
-        self,
-        items: Iterable[Any],
-        priority: RequestPriority = RequestPriority.NORMAL,
-        expires_in: float | None = None,
-    ) -> int:
-        """Put in as many of the items as fit, in order and with nothing in between.
-
-        Args:
-            items: The items; an iterator is read to its end first.
-            priority: As for `enqueue`.
-            expires_in: As for `enqueue`.
-
-        Returns:
-            How many were accepted: the first so many. The caller decides about the rest; `refusal`
-            makes the error.
-
-        Raises:
-            TypeError, ValueError: an argument is wrong; the queue is untouched.
-        """
-        if isinstance(items, (str, bytes, bytearray, memoryview)):
-            raise TypeError(f"items must be several items, not one {type(items).__name__}")
-        several = items if isinstance(items, (list, tuple)) else tuple(items)
-        rank, deadline = self._admission(several, priority, expires_in)
-        return self._locked(self._add, several, rank, deadline)
-
-    def adopt(
-        self,
-        item: Any,
-        priority: RequestPriority = RequestPriority.NORMAL,
-        expires_in: float | None = None,
-    ) -> None:
-        """Register an item as taken that never was in a line: its writing has begun.
-
-        It is accepted above the bound too, because it can be refused no more.
-
-        Args:
-            item: As for `enqueue`.
-            priority: As for `enqueue`.
-            expires_in: As for `enqueue`.
-
-        Raises:
-            TypeError, ValueError: an argument is wrong; the queue is untouched.
-        """
-        _, deadline = self._admission((item,), priority, expires_in)
-        self._locked(self._entries.adopt, item, deadline)
-
-    def enqueue_beyond(
-        self,
-        item: Any,
-        priority: RequestPriority = RequestPriority.NORMAL,
-        expires_in: float | None = None,
-    ) -> None:
-        """Put an item in past the bound: for a caller who cannot wait, and keeps a bound himself.
-
-        Args:
-            item: As for `enqueue`.
-            priority: As for `enqueue`.
-            expires_in: As for `enqueue`.
-
-        Raises:
-            TypeError, ValueError: an argument is wrong; the queue is untouched.
-        """
-        rank, deadline = self._admission((item,), priority, expires_in)
-        self._locked(self._entries.add, (item,), rank, deadline)
-
-    def refusal(
-        self, refused: Sequence[Any], priority: RequestPriority, *, accepted: int = 0
-    ) -> QueueFullError:
-        """Make the error that says what was refused: how many, what kind, how long; no contents.
-
-        Args:
-            refused: The items that did not fit, in order; at least one.
-            priority: What they were to be queued with.
-            accepted: How many items of the same call were accepted before them.
-        """
-        what = _described(refused[0])
-        if len(refused) > 1:
-            what = f"{len(refused)} items, the first {what}"
-        return QueueFullError(
-            f"the queue is full ({self._max_size} items): "
-            f"refused {what}, {priority.value} priority",
-            accepted=accepted,
-            context={
-                "max_size": self._max_size,
-                "refused": len(refused),
-                "priority": priority.value,
-            },
-        )
-
-    def _add(self, items: Sequence[Any], rank: int, deadline: float) -> int:
-        room = self._max_size - self._entries.held()
-        if len(items) > room:
-            items = items[: max(0, room)]
-        self._entries.add(items, rank, deadline)
-        return len(items)
-
-    def _admission(
-        self, items: Sequence[Any], priority: RequestPriority, expires_in: float | None
-    ) -> tuple[int, float]:
-        """Check what is to be put in. Returns its rank and the moment of its expiry."""
-        if not isinstance(priority, RequestPriority):
-            raise TypeError(f"priority must be a RequestPriority, not {priority!r}")
-        for item in items:
-            if item is None:
-                raise TypeError("None cannot be queued: it stands for an empty queue")
-        if expires_in is None:
-            return _RANKS[priority], NEVER
-        if not expires_in > 0:
-            raise ValueError(f"expires_in must be more than 0 seconds, not {expires_in}")
-        return _RANKS[priority], self._clock.monotonic() + expires_in
+    def _load(self, contents: QueueContents) -> None:
+        for rank, (item, deadline, row) in contents.entries:
+            self._entries.add((item,), rank, deadline, (row,))
+        self._entries.expired += contents.expired
 
     # Handing out
 
@@ -223,9 +99,36 @@ class RequestQueue:
 
         Returns:
             The item, or None if nothing is waiting.
+
+        Raises:
+            QueueStorageError: it cannot be taken from the file; it is still there.
         """
-        entries = self._locked(self._entries.pop, 1)
-        return entries[0][0] if entries else None
+        entries = self._pop(1)
+        return entries[0] if entries else None
+
+    def clear(self) -> list[Any]:
+        """Drop all that waits; what is taken stays with its consumer, who confirms or restores.
+
+        Returns:
+            What was dropped, in the order in which it would have gone out.
+
+        Raises:
+            QueueStorageError: as for `dequeue`.
+        """
+        return self._pop(None)
+
+    def _pop(self, limit: int | None) -> list[Any]:
+        if limit is None:
+            entries = self._locked(self._entries.clear)
+        else:
+            entries = self._locked(self._entries.pop, limit)
+        if self._journal is not None:
+            try:
+                self._journal.delete(entries)
+            except BaseException:
+                self._locked(self._return, entries)
+                raise
+        return [entry[0] for entry in entries]
 
     def take(self) -> Any:
         """Hand out the next item, and keep it until it is confirmed.
@@ -236,24 +139,41 @@ class RequestQueue:
         items = self.take_many(1)
         return items[0] if items else None
 
-    def take_many(self, limit: int, max_bytes: int | None = None) -> list[Any]:
+    def take_many(
+        self,
+        limit: int,
+        max_bytes: int | None = None,
+        *,
+        max_first: int | None = None,
+        number: int | None = None,
+    ) -> list[Any]:
         """Hand out the next items, and keep them until they are confirmed.
 
         Args:
             limit: How many at most.
-            max_bytes: How long they may be together, by `len` of a str or bytes-like item; others
-                count nothing. The first item is handed out however long it is.
+            max_bytes: How long they may be together, counted as for `waiting_bytes`; items that
+                are neither str nor bytes-like count nothing. The first alone may be longer.
+            max_first: How long that one may be, or none is handed out; None: however long.
+            number: The first item's number in a session; the next ones get the following. On file
+                that is committed before the call returns.
 
         Returns:
-            The items in order; none if nothing is waiting.
+            The items in order; none if nothing is waiting, or the next is longer than `max_first`.
 
         Raises:
             ValueError: `limit` is less than 1.
+            QueueStorageError: the numbers cannot be written to the file; nothing was taken.
         """
         if limit < 1:
             raise ValueError(f"limit must be at least 1, not {limit}")
-        entries = self._locked(self._entries.take, limit, max_bytes)
-        return [item for item, _ in entries]
+        entries = self._locked(self._entries.take, limit, max_bytes, max_first)
+        if number is not None and entries and self._journal is not None:
+            try:
+                self._journal.number(number, entries)
+            except BaseException:
+                self._locked(self._untake, len(entries))
+                raise
+        return [entry[0] for entry in entries]
 
     def confirm(self, count: int = 1) -> None:
         """Forget the oldest taken items: they are done.
@@ -264,230 +184,138 @@ class RequestQueue:
         Raises:
             ValueError: so many are not taken; nothing was confirmed.
         """
-        self._locked(self._entries.confirm, count)
+        entries = self._locked(self._entries.confirm, count)
+        if self._journal is not None:
+            self._journal.forget(entries)
 
     def restore(self) -> None:
         """Put all items that are taken but not confirmed back, in their order, before all others.
 
         Those that have expired meanwhile are dropped and counted.
         """
-        self._locked(self._restore)
+        entries = self._locked(self._untake, None)
+        if self._journal is not None:
+            self._journal.forget_numbers(entries)
 
-    def _restore(self) -> None:
-        self._entries.put_back()
+    def _untake(self, count: int | None) -> list[Entry]:
+        entries = self._entries.untake(count)
+        self._expire()
+        return entries
+
+    def _return(self, entries: Sequence[Entry]) -> None:
+        self._entries.put_in_front(entries)
+        self._expire()
+
+    def _expire(self) -> None:
+        """Look what has expired of what came back, and what is the next to expire."""
         self._entries.expire(self._clock.monotonic())
-        self._wake()  # even without room: what was put back may be the next to expire
+        self._note_expired()
+        self._wake()  # even without room: who waits has to know the next expiry
 
-    # Looking, and taking away
+    # For a session, which keeps what it has numbered
 
-    def snapshot(self) -> tuple[Any, ...]:
-        """All that is not done, in the order in which it would go out: the taken first."""
-        return tuple(item for item, _ in self._locked(self._entries.all))
-
-    def clear(self) -> list[Any]:
-        """Drop all that waits; what is taken stays with its consumer, who confirms or restores.
-
-        Returns:
-            What was dropped, in the order in which it would have gone out.
-        """
-        return [item for item, _ in self._locked(self._entries.clear)]
-
-    def resize(self, max_size: int) -> None:
-        """Change the bound. Nothing is dropped: a queue above its bound refuses until it is below.
+    def hand_over(self, count: int) -> None:
+        """Forget the oldest taken items in memory: the session keeps them. On file they stay.
 
         Args:
-            max_size: As for the class.
+            count: How many.
 
         Raises:
-            TypeError, ValueError: as for the class; the bound is unchanged.
+            ValueError: so many are not taken.
         """
-        self._locked(self._set_bound, _checked_bound(max_size))
+        self._locked(self._entries.confirm, count)
 
-    @property
-    def max_size(self) -> int:
-        """How many items may be held."""
-        return self._max_size
-
-    @property
-    def size(self) -> int:
-        """How many items are held: waiting, or taken and not confirmed."""
-        return self._locked(self._entries.held)
-
-    @property
-    def waiting(self) -> int:
-        """How many items wait to be taken. Cheap while no item with an expiry is held."""
-        if self._entries.next_expiry != NEVER:
-            self._locked(self._entries.held)
-        return self._entries.waiting
-
-    @property
-    def waiting_bytes(self) -> int:
-        """How long those are together, by `len` of a str or bytes-like item."""
-        return self._entries.waiting_bytes
-
-    @property
-    def expired(self) -> int:
-        """How many items were dropped so far because they had expired."""
-        self._locked(self._entries.held)
-        return self._entries.expired
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing waits to be taken."""
-        return self.waiting == 0
-
-    @property
-    def is_full(self) -> bool:
-        """Whether an item would be refused now."""
-        return self.size >= self._max_size
-
-    @property
-    def fill(self) -> float:
-        """The part of the bound that is in use, 0 to 1."""
-        return min(1.0, self.size / self._max_size)
-
-    # Waiting
-
-    def wait_for_room(
-        self, timeout: float | None = None, *, unless: Callable[[], bool] | None = None
-    ) -> bool:
-        """Wait until an item would be accepted. All who wait are woken; the quickest gets the room.
+    def acknowledge(self, number: int) -> None:
+        """Take from the file what the peer has acknowledged. Does not raise.
 
         Args:
-            timeout: How many seconds to wait at most; None: for ever, 0: not at all.
-            unless: Asked before each wait, without the lock; if it is true there is no waiting.
-                Whoever makes it true and then calls `interrupt` ends every wait, also one that is
-                only about to begin.
-
-        Returns:
-            True: there is room now. False: the time was up, or the wait was interrupted.
+            number: The number of the last item that it has acknowledged.
         """
-        return self._wait_until(
-            lambda: self._entries.held() < self._max_size, timeout, unless, is_for_room=True
-        )
+        if self._journal is not None:
+            self._journal.acknowledge(number)
 
-    def wait_until_empty(self, timeout: float | None = None) -> bool:
-        """Wait until nothing is held any more: all is confirmed, dropped or expired.
+    def put_back(self, items: Sequence[Any], numbers: Sequence[int]) -> None:
+        """Take back what a lost session had numbered and never written: it goes before all others.
+
+        It is accepted above the bound too. Its expiry counts again if it is on file; else it is
+        not known any more.
 
         Args:
-            timeout: As for `wait_for_room`; `interrupt` does not end this wait.
-
-        Returns:
-            Whether the queue was empty in time.
+            items: The items in their order.
+            numbers: The number that each of them had.
         """
-        return self._wait_until(lambda: self._entries.held() == 0, timeout, is_for_room=False)
+        if self._journal is None:
+            entries = [(item, NEVER, NO_ROW) for item in items]
+        else:
+            entries = self._journal.put_back(items, numbers)
+        self._locked(self._return, entries)
 
-    def _wait_until(
-        self,
-        condition: Callable[[], bool],
-        timeout: float | None,
-        unless: Callable[[], bool] | None = None,
-        *,
-        is_for_room: bool,
-    ) -> bool:
-        deadline = NEVER if timeout is None else self._clock.monotonic() + timeout
-        waiter = _Waiter(condition, is_for_room)
+    def save_session(self, server: str, ticket: Ticket) -> None:
+        """Keep on file what another process needs to go on with a session that was opened.
+
+        Args:
+            server: The address of the server, for whom alone the ticket is.
+            ticket: The session's. It holds the token: the file is for its owner's eyes only.
+        """
+        if self._journal is not None:
+            self._journal.save_session(server, ticket)
+
+    def forget_session(self) -> None:
+        """The session is over: take it from the file, and all that still has a number in it."""
+        if self._journal is not None:
+            self._journal.forget_session()
+
+    def saved_session(self) -> SavedSession | None:
+        """The session that the file held when the queue was opened, with its messages.
+
+        None once it goes on here (`acknowledge`), is forgotten or replaced.
+        """
+        return None if self._journal is None else self._journal.saved_session()
+
+    # The file
+
+    @property
+    def path(self) -> str | None:
+        """The file, as an absolute path; None: there is none."""
+        return None if self._journal is None else self._journal.path
+
+    @property
+    def persist(self) -> Literal["all", "high"]:
+        """What goes on file."""
+        return "all" if self._journal is None else self._journal.persist
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether there is a file: then nothing may be sent that the queue has not accepted."""
+        return self._journal is not None
+
+    @property
+    def skipped(self) -> int:
+        """How many damaged records were left out when the file was opened."""
+        return 0 if self._journal is None else self._journal.skipped
+
+    def close(self) -> None:
+        """Give the file back. What the queue holds can still be looked at, but not changed.
+
+        To change it raises `InvalidStateError` from now on. Harmless to repeat.
+        """
         with self._lock:
-            self._waiters.append(waiter)
-        try:
-            while not self._locked(self._look, waiter):
-                if waiter.interrupted or (unless is not None and unless()):
-                    return False
-                now = self._clock.monotonic()
-                if now >= deadline:
-                    return False
-                pause = max(0.0, min(deadline, waiter.next_expiry) - now)
-                self._clock.wait(
-                    waiter.event, None if pause == NEVER else min(pause, threading.TIMEOUT_MAX)
-                )
-            return True
-        finally:
-            with self._lock:
-                self._waiters.remove(waiter)
-
-    def _look(self, waiter: _Waiter) -> bool:
-        # Cleared under the lock that guards what is looked at: a later wake-up is not lost.
-        waiter.event.clear()
-        waiter.next_expiry = self._entries.next_expiry
-        return waiter.condition()
-
-    def interrupt(self) -> None:
-        """End the waits for room that are under way, as when the link is lost."""
-        with self._lock:
+            self._entries = ClosedEntries(self._entries)
             for waiter in self._waiters:
-                waiter.interrupted = waiter.is_for_room
+                waiter.interrupted = True
             self._wake()
+        if self._journal is not None:
+            self._journal.close()
 
-    def _wake(self) -> None:
-        for waiter in self._waiters:
-            waiter.event.set()
+    def __enter__(self) -> RequestQueue:
+        """The queue itself."""
+        return self
 
-    # Backpressure
-
-    def subscribe(self, callback: Callable[[BackpressureSignal], object]) -> Callable[[], None]:
-        """Be told when the queue becomes at least 80 % full, and when it is not any more.
-
-        The callback runs without the lock, in the thread whose call made the difference or in one
-        that was delivering already; signals arrive in order, one at a time. What it raises is
-        logged.
-
-        Args:
-            callback: Called with each signal.
-
-        Returns:
-            A function that ends the subscription; a signal on its way may still arrive.
-        """
-        return self._backpressure.subscribe(callback)
-
-    def _set_bound(self, max_size: int) -> None:
-        self._max_size = max_size
-        self._backpressure.set_bound(max_size)
-
-    def _locked(self, operation: Callable[..., _R], *args: Any) -> _R:
-        """Drop what has expired, run an operation under the lock, then tell whoever has to know."""
-        entries, backpressure = self._entries, self._backpressure
-        with self._lock:
-            if entries.next_expiry != NEVER:
-                now = self._clock.monotonic()
-                if now >= entries.next_expiry:
-                    entries.expire(now)
-            result = operation(*args)
-            held = entries.waiting + len(entries.taken)
-            if (held >= backpressure.threshold) is not backpressure.is_on:
-                backpressure.turn(held)
-            for waiter in self._waiters:
-                if waiter.condition():
-                    waiter.event.set()
-        if backpressure.pending:
-            backpressure.deliver()
-        return result
-
-
-class _Waiter:
-    """One thread that waits. Its fields are guarded by the queue's lock."""
-
-    __slots__ = ("condition", "event", "interrupted", "is_for_room", "next_expiry")
-
-    def __init__(self, condition: Callable[[], bool], is_for_room: bool) -> None:
-        self.condition = condition  # needs the lock
-        self.is_for_room = is_for_room
-        self.event = threading.Event()
-        self.interrupted = False
-        self.next_expiry = NEVER
-
-
-def _checked_bound(max_size: Any) -> int:
-    if not isinstance(max_size, int) or isinstance(max_size, bool):
-        raise TypeError(f"max_size must be an integer, not {max_size!r}")
-    if max_size < 1:
-        raise ValueError(f"max_size must be at least 1, not {max_size}")
-    return max_size
-
-
-def _described(item: Any) -> str:
-    """What it is, without its contents: they may be secret, and go to logs."""
-    if isinstance(item, str):
-        return f"a text of {len(item)} characters"
-    if isinstance(item, (bytes, bytearray, memoryview)):
-        return f"a message of {len(item)} bytes"
-    return f"an item of type {type(item).__name__}"
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the queue."""
+        self.close()

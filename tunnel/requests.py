@@ -12,6 +12,7 @@ from typing import TypeAlias
 from tunnel.addresses import TunnelUrl, bearer_header
 from tunnel.errors import AuthenticationFailedError, TunnelError
 from tunnel.secrets import Secret
+from tunnel.session_frames import HEADER, VERSION
 from tunnel.transport import DialRequest
 
 AuthToken: TypeAlias = str | Callable[[], str] | None
@@ -39,8 +40,12 @@ class Target:
     subprotocols: tuple[str, ...] = ()
     ssl_context: ssl.SSLContext | None = None
 
-    def dial_request(self, timeout: float) -> DialRequest:
+    def dial_request(self, timeout: float, *, wants_session: bool = False) -> DialRequest:
         """What the next dial says; asks for a token if that is a callable.
+
+        Args:
+            timeout: Seconds for the dial.
+            wants_session: Whether to ask for a session that can be resumed.
 
         Raises:
             TunnelError: The callable raised: what it raised if that is a `TunnelError` or has to do
@@ -52,6 +57,8 @@ class Target:
             headers = (*headers, bearer_header(token))
         elif self.url.authorization is not None:
             headers = (*headers, ("Authorization", self.url.authorization.reveal()))
+        if wants_session:
+            headers = (*headers, (HEADER, VERSION))
         return DialRequest(self.url, headers, self.subprotocols, self.ssl_context, timeout)
 
     def _ask_for_token(self) -> Secret:

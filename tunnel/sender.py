@@ -13,11 +13,11 @@ from itertools import islice
 from typing import Final, Protocol, TypeAlias
 
 from tunnel.clock import Clock
-from tunnel.config import TunnelConfig
 from tunnel.errors import InvalidStateError, MessageTooBigError, PayloadTypeError, QueueFullError
 from tunnel.link import Link
 from tunnel.outbox import Message
 from tunnel.request_queue import RequestPriority, RequestQueue
+from tunnel.session_frames import Parcel
 from tunnel.worker import Worker
 
 
@@ -41,7 +41,7 @@ class LinkOwner(Protocol):
     """What a sender needs to know; `tunnel.driver.Driver` says what each means."""
 
     @property
-    def config(self) -> TunnelConfig: ...  # noqa: D102
+    def max_message_size(self) -> int: ...  # noqa: D102
     @property
     def link(self) -> Link | None: ...  # noqa: D102
     @property
@@ -76,6 +76,30 @@ class Sender:
         """See `TunnelService.send`."""
         message = self._checked(data)
         _check_terms(priority, expires_in, timeout)
+        self._send(message, priority, expires_in, timeout)
+
+    def send_parcel(self, parcel: Parcel, priority: RequestPriority, timeout: float | None) -> None:
+        """Send a request, or its cancellation, as `send` sends messages.
+
+        Args:
+            parcel: What to send.
+            priority: Which of the queued goes first.
+            timeout: Seconds to wait for room; 0: never wait.
+
+        Raises:
+            QueueFullError: There was no room in time.
+            MessageTooBigError: It is longer than the peer takes.
+        """
+        self._check_size(len(parcel))
+        self._send(parcel, priority, None, timeout)
+
+    def _send(
+        self,
+        message: Message,
+        priority: RequestPriority,
+        expires_in: float | None,
+        timeout: SendTimeout,
+    ) -> None:
         owner = self._owner
         link = owner.link
         is_own = owner.worker.is_own_thread
@@ -120,7 +144,6 @@ class Sender:
     def _checked(self, data: object) -> Message:
         """The message to send, unchangeable, if it may be sent."""
         message: Message
-        limit = self._owner.config.max_message_size
         if isinstance(data, str):
             message = data
             size = len(data) if data.isascii() else len(_encoded(data))
@@ -129,16 +152,20 @@ class Sender:
             size = len(message)
         else:
             raise PayloadTypeError(f"a message is str or bytes-like, not {_kind(data)}")
+        self._check_size(size)
+        owner = self._owner
+        if owner.is_closing and not (owner.is_greeting and owner.worker.is_own_thread):
+            raise InvalidStateError("the tunnel is closing and takes no more messages")
+        return message
+
+    def _check_size(self, size: int) -> None:
+        limit = self._owner.max_message_size
         if size > limit:
             raise MessageTooBigError(
                 f"the message has {size} bytes, and max_message_size is {limit}",
                 size=size,
                 limit=limit,
             )
-        owner = self._owner
-        if owner.is_closing and not (owner.is_greeting and owner.worker.is_own_thread):
-            raise InvalidStateError("the tunnel is closing and takes no more messages")
-        return message
 
     def _queue_all(
         self,

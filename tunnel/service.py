@@ -21,22 +21,33 @@ from typing import Any
 from loguru import logger
 
 from statemachine import Record
-from tunnel.addresses import TunnelUrl, bearer_header, validate_headers, validate_subprotocols
+from tunnel.addresses import TunnelUrl, validate_headers, validate_subprotocols
+from tunnel.arguments import (
+    checked_config,
+    checked_context,
+    checked_limit,
+    checked_seconds,
+    checked_text,
+    checked_token,
+)
+from tunnel.circuit_breaker import CircuitBreaker
 from tunnel.clock import SYSTEM_CLOCK, Clock
 from tunnel.config import TunnelConfig
 from tunnel.connection_state_tracker import ConnectionStateTracker
 from tunnel.delivery import CallbackDelivery, Delivery, Inbox
 from tunnel.driver import Driver
 from tunnel.errors import (
-    ConfigurationError,
     ConnectTimeoutError,
     InvalidStateError,
+    NotConnectedError,
+    SessionLostError,
     WouldDeadlockError,
 )
 from tunnel.events import ConnectionEvent, ConnectionEventType
 from tunnel.lifecycle import TunnelConnectionState
 from tunnel.metrics_collector import MetricsCollector, TunnelHealthMetrics
 from tunnel.outbox import Message
+from tunnel.pending_requests import PendingRequests
 from tunnel.request_queue import RequestPriority, RequestQueue
 from tunnel.requests import (
     AuthToken,
@@ -47,8 +58,9 @@ from tunnel.requests import (
     Reconnect,
     Target,
 )
-from tunnel.secrets import Secret
+from tunnel.responses import TunnelResponse
 from tunnel.sender import WHILE_CONNECTED, Sender, SendTimeout
+from tunnel.session_frames import Parcel
 from tunnel.state_watch import StateWatches
 from tunnel.timers import timers_of
 from tunnel.transport import Transport, WebSocketTransport
@@ -68,8 +80,9 @@ class DrainReport:
     Attributes:
         unsent: Messages that were not written whole, in their order. They are still in the queue:
             they go out after a later `connect`, unless the queue is cleared.
-        unacknowledged: Messages that were written and not acknowledged; always empty with a plain
-            peer, which does not acknowledge.
+        unacknowledged: Messages that a resuming peer has not acknowledged, in their order. The
+            session is kept: they go out after a later `connect`, if the peer has kept it as well.
+            Always empty with a plain peer, which does not acknowledge.
     """
 
     unsent: tuple[Message, ...] = ()
@@ -91,8 +104,13 @@ class TunnelService:
         on_message: Called with each message, `str` or `bytes`. Without it, read `messages()`.
         on_state_change: Called with the machine's record of each change of state.
         on_connected: Called as ``on_connected(service, resumed)`` on each new link. What it sends
-            goes before everything that is queued, on this link alone: log in, subscribe again.
-            `resumed` is False: a plain peer resumes nothing.
+            goes before everything that is queued: log in, subscribe again. `resumed`: the session
+            goes on, nothing was lost, and the peer still knows what it was told; always False with
+            a plain peer. In a session what it sends is a message like others, and kept; with a
+            plain peer it belongs to this link alone.
+        on_session_lost: Called with a `SessionLostError` before `on_connected`, when the peer did
+            not know the session any more. What is in its `unacknowledged` may or may not have
+            arrived and is not sent again; what was never written is still queued.
         clock: The source of time; on any but the system's no thread is started (`tunnel.testing`).
         rng: The source of jitter; None: one of its own.
         new_transport: Makes the transport of each dial; None: one over websocket-client.
@@ -109,20 +127,23 @@ class TunnelService:
         on_message: Callable[[Message], object] | None = None,
         on_state_change: Callable[[Record], object] | None = None,
         on_connected: Callable[[TunnelService, bool], object] | None = None,
+        on_session_lost: Callable[[SessionLostError], object] | None = None,
         clock: Clock | None = None,
         rng: Random | None = None,
         new_transport: Callable[[Waker], Transport] | None = None,
     ) -> None:
-        config = _checked(config)
+        config = checked_config(config)
         for name, callback in (
             ("on_message", on_message),
             ("on_state_change", on_state_change),
             ("on_connected", on_connected),
+            ("on_session_lost", on_session_lost),
         ):
             if callback is not None and not callable(callback):
                 raise TypeError(f"{name} must be callable, not {callback!r}")
         self._clock: Clock = SYSTEM_CLOCK if clock is None else clock
         self._on_connected = on_connected
+        self._on_session_lost = on_session_lost
         if request_queue is None:
             request_queue = RequestQueue(config.max_queue_size, clock=self._clock)
         for item in request_queue.snapshot():
@@ -132,6 +153,13 @@ class TunnelService:
                 )
         self._queue = request_queue
         self._metrics = MetricsCollector(clock=self._clock)
+        self._requests = PendingRequests(
+            clock=self._clock,
+            metrics=self._metrics,
+            breaker=CircuitBreaker(clock=self._clock),
+            post=self._post_parcel,
+            default_timeout=lambda: self.config.request_timeout,
+        )
         waker = Waker()
         delivery: Delivery
         self._inbox: Inbox | None = None
@@ -139,6 +167,7 @@ class TunnelService:
             delivery = self._inbox = Inbox(config.receive_high_water, waker.wake)
         else:
             delivery = CallbackDelivery(on_message)
+        self._delivery = delivery
         self._driver = Driver(
             config,
             queue=self._queue,
@@ -149,6 +178,8 @@ class TunnelService:
             new_transport=new_transport or WebSocketTransport,
             waker=waker,
             on_connected=self._greet,
+            on_session_lost=self._lose_session,
+            on_answer=self._requests.answered,
             on_start=self._start,
             on_rest=self._rest,
         )
@@ -213,14 +244,14 @@ class TunnelService:
         request = Connect(
             Target(
                 url=TunnelUrl.parse(server_url),
-                user_id=_text("user_id", user_id),
-                token=_token(auth_token),
+                user_id=checked_text("user_id", user_id),
+                token=checked_token(auth_token),
                 headers=validate_headers(headers),
                 subprotocols=validate_subprotocols(subprotocols),
-                ssl_context=_context(ssl_context),
+                ssl_context=checked_context(ssl_context),
             )
         )
-        timeout = _seconds("timeout", timeout)
+        timeout = checked_seconds("timeout", timeout)
         self._driver.post(request)
         if wait and not self._driver.worker.is_own_thread:
             self._await(request, timeout)
@@ -240,7 +271,7 @@ class TunnelService:
         """
         if self.tracker.connection is None:
             raise InvalidStateError("there is nothing to reconnect to: connect first")
-        timeout = _seconds("timeout", timeout)
+        timeout = checked_seconds("timeout", timeout)
         request = Reconnect()
         self._driver.post(request)
         if self._driver.worker.is_own_thread:
@@ -252,16 +283,18 @@ class TunnelService:
         """End the connection with close code 1000 (requirements 8.1 and 8.3).
 
         While not connected it waits for nothing. Messages that are not out by then stay in the
-        queue.
+        queue; requests that are not answered by then fail. A session whose messages were all
+        acknowledged ends; another one is kept for a later `connect`.
 
         Args:
-            graceful: Write what is queued first, and wait for the peer's close frame.
+            graceful: Write what is queued first, with a resuming peer until it is acknowledged, and
+                wait for the peer's close frame.
             timeout: Seconds for all of that; it is kept on a dead link, too.
 
         Returns:
             What could not be sent; on the tunnel's thread, what is unsent at this moment.
         """
-        seconds = _limit("timeout", timeout)
+        seconds = checked_limit("timeout", timeout)
         worker = self._driver.worker
         if worker.is_running or self.state is not _S.DISCONNECTED:
             request = Close(graceful, self._clock.monotonic() + seconds)
@@ -272,7 +305,11 @@ class TunnelService:
                 if not worker.wait(request.done, seconds) and link is not None:
                     link.abort()
                 worker.join(_GRACE)
-        return DrainReport(unsent=self._queue.snapshot())
+        channel = self._driver.channel
+        if channel.session is None or not worker.is_own_thread:
+            self._requests.fail_all(InvalidStateError("the tunnel was disconnected"))
+        unsent = (item for item in self._queue.snapshot() if not isinstance(item, Parcel))
+        return DrainReport(tuple(unsent), channel.unacknowledged_messages())
 
     def handle_network_change(self, is_connected: bool, network_type: str | None = None) -> None:
         """Tell the tunnel that the machine's network went away or came back (requirement 1.8).
@@ -284,7 +321,7 @@ class TunnelService:
             is_connected: Whether there is a network.
             network_type: What kind, such as "wifi"; for the records.
         """
-        _text("network_type", network_type)
+        checked_text("network_type", network_type)
         self._driver.post(NetworkChange(bool(is_connected), network_type))
 
     def test_connection(self, timeout: float = 5.0) -> bool:
@@ -300,7 +337,7 @@ class TunnelService:
             WouldDeadlockError: On the tunnel's thread.
         """
         self._refuse_own_thread("test_connection")
-        return self._driver.recovery.test_connection(_limit("timeout", timeout))
+        return self._driver.recovery.test_connection(checked_limit("timeout", timeout))
 
     # Messages
 
@@ -379,22 +416,149 @@ class TunnelService:
         return self._driven(self._inbox)
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until everything that was accepted is written.
+        """Wait until everything that was accepted is written; with a resuming peer: acknowledged.
 
         Args:
             timeout: Seconds to wait at most; None: as long as it takes.
 
         Returns:
-            Whether all is written.
+            Whether all is written, or acknowledged; False also if a session was lost meanwhile,
+            with messages of which nobody knows.
 
         Raises:
             WouldDeadlockError: On the tunnel's thread.
         """
         self._refuse_own_thread("flush")
-        timeout = _seconds("timeout", timeout)
-        if self._clock is SYSTEM_CLOCK:
-            return self._queue.wait_until_empty(timeout)
-        return self._driver.worker.drive(lambda: self._queue.size == 0, timeout)
+        timeout = checked_seconds("timeout", timeout)
+        channel = self._driver.channel
+        losses = channel.losses
+        if self._driver.worker.is_threaded:
+            is_done = self._wait_until_flushed(timeout)
+        else:
+            is_done = self._driver.worker.drive(
+                lambda: not (self._queue.size or channel.unacknowledged), timeout
+            )
+        return is_done and channel.losses == losses
+
+    def _wait_until_flushed(self, timeout: float | None) -> bool:
+        deadline = None if timeout is None else self._clock.monotonic() + timeout
+
+        def remaining() -> float | None:
+            return None if deadline is None else max(0.0, deadline - self._clock.monotonic())
+
+        channel = self._driver.channel
+        while True:
+            returns = channel.returns
+            if not self._queue.wait_until_empty(remaining()):
+                return False
+            if not channel.unacknowledged:
+                if channel.returns == returns:  # else the queue may not be empty any more
+                    return True
+                continue
+            link = self._driver.link
+            if link is not None:
+                link.ask()
+            if not channel.wait_until_settled(remaining()):
+                return False
+
+    # Requests
+
+    def request(
+        self,
+        payload: Message | bytearray | memoryview,
+        *,
+        method: str = "POST",
+        path: str = "/",
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
+        priority: RequestPriority = RequestPriority.NORMAL,
+        timeout: float | None = None,
+    ) -> TunnelResponse:
+        """Ask the peer, and wait for its answer; it survives a lost link as messages do.
+
+        Needs a peer that resumes sessions, such as ``tunnel gateway``. Requests run concurrently
+        there, so their answers come in any order.
+
+        Args:
+            payload: The body; `str` goes as UTF-8.
+            method: As in HTTP.
+            path: As in HTTP, with the query.
+            headers: As in HTTP.
+            priority: As for `send`.
+            timeout: Seconds for everything (requirement 5.6); None: `request_timeout` of the
+                configuration.
+
+        Returns:
+            The answer, whatever its status is.
+
+        Raises:
+            RequestTimeoutError: There was no answer in time; whether the peer has acted is unknown.
+            CircuitOpenError: Five requests have failed in a row; for a minute none is sent
+                (requirements 5.7 and 5.8).
+            SessionLostError: The session was lost before the answer.
+            QueueFullError: There was no room in time; the request was not sent.
+            NotConnectedError: There has been no connection yet.
+            InvalidStateError: The peer is a plain WebSocket server; or the tunnel is closing.
+            WouldDeadlockError: On the tunnel's thread; `submit` does not wait.
+            ConfigurationError, PayloadTypeError, MessageTooBigError: An argument is wrong.
+        """
+        self._refuse_own_thread("request")
+        future = self.submit(
+            payload, method=method, path=path, headers=headers, priority=priority, timeout=timeout
+        )
+        try:
+            self._driver.worker.wait(_event_of(future), None)
+            return future.result(0)
+        finally:
+            future.cancel()  # after a KeyboardInterrupt: nobody wants the answer any more
+
+    def submit(
+        self,
+        payload: Message | bytearray | memoryview,
+        *,
+        method: str = "POST",
+        path: str = "/",
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
+        priority: RequestPriority = RequestPriority.NORMAL,
+        timeout: float | None = None,
+    ) -> Future[TunnelResponse]:
+        """Ask the peer, and do not wait: a future has the answer, or the error, of `request`.
+
+        Its `cancel` tells the peer not to bother. Its callbacks run on the tunnel's thread.
+
+        Args:
+            payload: As for `request`.
+            method: As for `request`.
+            path: As for `request`.
+            headers: As for `request`.
+            priority: As for `request`.
+            timeout: As for `request`.
+
+        Raises:
+            TunnelError: As for `request`, as far as it is known at once.
+        """
+        driver = self._driver
+        if driver.channel.session is None:
+            if self.state is _S.CONNECTED:
+                raise InvalidStateError(
+                    "the peer is a plain WebSocket server: it answers no requests"
+                )
+            raise NotConnectedError("there has been no connection yet that could answer requests")
+        if driver.is_closing:
+            raise InvalidStateError("the tunnel is closing and takes no more requests")
+        return self._requests.submit(
+            payload, method=method, path=path, headers=headers, priority=priority, timeout=timeout
+        )
+
+    @property
+    def position(self) -> tuple[bytes, int] | None:
+        """Which received message is being handled, or was last: its session's id and its number.
+
+        A process that was killed gets again, in the same session, what it had not acknowledged. One
+        that stores the position together with what a message has caused can tell what it has had:
+        messages of the same session up to the stored number. Meant for `on_message`; None before
+        the first session.
+        """
+        return self._driver.channel.position(self._delivery.taken)
 
     # What is known
 
@@ -419,7 +583,7 @@ class TunnelService:
         if not states:
             raise TypeError("wait_for needs at least one state")
         self._refuse_own_thread("wait_for")
-        timeout = _seconds("timeout", timeout)
+        timeout = checked_seconds("timeout", timeout)
         with self._watches.watch(*states, also_now=True) as watch:
             return self._driver.worker.wait(watch.seen, timeout)
 
@@ -468,7 +632,7 @@ class TunnelService:
         if config is None:
             raise TypeError("config must be a TunnelConfig, not None")
         before = self._driver.config
-        self._driver.configure(_checked(config))
+        self._driver.configure(checked_config(config))
         old, new = before.to_dict(), config.to_dict()
         changed = {name: value for name, value in new.items() if old[name] != value}
         self.tracker.record_config_change(metadata=changed)
@@ -476,20 +640,21 @@ class TunnelService:
     def statistics(self) -> dict[str, Any]:
         """All numbers in one dictionary, ready for JSON."""
         metrics = self.metrics.snapshot()
-        link = self._driver.link
+        link, channel = self._driver.link, self._driver.channel
         heartbeat = link.heartbeat if link is not None else None
         return {
             "connection_state": self.state.value,
             "queued_requests": self._queue.size,
             "expired_requests": self._queue.expired,
-            "unacknowledged": 0,
+            "unacknowledged": channel.unacknowledged,
             "messages_sent": metrics.messages_sent,
             "messages_received": metrics.messages_received,
             "messages_waiting": self._inbox.size if self._inbox is not None else 0,
             "reconnections": metrics.reconnection_count,
             "reconnect_attempts": self.tracker.reconnect_attempts,
-            "replayed": 0,
-            "duplicates_dropped": 0,
+            "replayed": channel.replayed,
+            "duplicates_dropped": channel.duplicates,
+            "outstanding_requests": self._requests.outstanding,
             "uptime": metrics.uptime,
             "round_trip": heartbeat.round_trip if heartbeat is not None else None,
         }
@@ -540,13 +705,25 @@ class TunnelService:
 
     def _driven(self, inbox: Inbox) -> Iterator[Message]:
         """What is received, by doing the work of the tunnel between any two messages."""
-        worker, received = self._driver.worker, iter(inbox)
+        worker = self._driver.worker
         while worker.drive(lambda: inbox.size > 0 or not worker.is_running, None) and inbox.size:
-            yield next(received)
+            for message in inbox:
+                yield message
+                break  # asked for the next, so this one is taken, whether there is one or not
 
-    def _greet(self) -> None:
+    def _greet(self, resumed: bool) -> None:
         if self._on_connected is not None:
-            self._on_connected(self, False)
+            self._on_connected(self, resumed)
+
+    def _lose_session(self, error: SessionLostError) -> None:
+        self._requests.fail_all(error)
+        if self._on_session_lost is not None:
+            self._on_session_lost(error)
+
+    def _post_parcel(
+        self, parcel: Parcel, priority: RequestPriority, timeout: float | None
+    ) -> None:
+        self._sender.send_parcel(parcel, priority, timeout)
 
     def _start(self) -> None:
         if self._inbox is not None:
@@ -600,47 +777,8 @@ def connect(
     return service
 
 
-def _event_of(outcome: Future[None]) -> threading.Event:
+def _event_of(outcome: Future[Any]) -> threading.Event:
     """An event that is set when there is an outcome."""
     event = threading.Event()
     outcome.add_done_callback(lambda _: event.set())
     return event
-
-
-def _checked(config: TunnelConfig | None) -> TunnelConfig:
-    if config is None:
-        return TunnelConfig()
-    if not isinstance(config, TunnelConfig):
-        raise TypeError(f"config must be a TunnelConfig, not {type(config).__name__}")
-    return config
-
-
-def _token(token: AuthToken) -> Secret | Callable[[], str] | None:
-    if token is None or callable(token):
-        return token
-    bearer_header(token)  # checks it
-    return Secret(token)
-
-
-def _text(name: str, value: str | None) -> str:
-    if value is not None and not isinstance(value, str):
-        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
-    return value or ""
-
-
-def _context(context: ssl.SSLContext | None) -> ssl.SSLContext | None:
-    if context is not None and not isinstance(context, ssl.SSLContext):
-        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {type(context).__name__}")
-    return context
-
-
-def _seconds(name: str, value: float | None) -> float | None:
-    return None if value is None else _limit(name, value)
-
-
-def _limit(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not 0 <= value <= threading.TIMEOUT_MAX:
-        raise ConfigurationError(f"{name} must be finite and at least 0 seconds, not {value!r}")
-    return float(value)

@@ -47,6 +47,9 @@ class Writer:
             take: the reading thread has to look at `is_stalled` again.
         on_failed: Called with the error of a failed write, once.
         on_sent: Called with the number of messages that were written directly.
+        number: Makes the session's frame of a message that is written directly, or None if it has
+            to wait; not given: messages go as they are.
+        is_direct: Whether messages may be written past the queue at all.
         clock: Measures time-outs.
 
     Attributes:
@@ -59,7 +62,9 @@ class Writer:
         "_dead",
         "_encoder",
         "_free",
+        "_is_direct",
         "_lock",
+        "_number",
         "_on_failed",
         "_on_sent",
         "_on_stalled",
@@ -80,6 +85,8 @@ class Writer:
         on_stalled: Callable[[], None],
         on_failed: Callable[[Exception], None],
         on_sent: Callable[[int], None],
+        number: Callable[[Message], bytes | None] | None = None,
+        is_direct: bool = True,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._transport = transport
@@ -88,6 +95,8 @@ class Writer:
         self._on_stalled = on_stalled
         self._on_failed = on_failed
         self._on_sent = on_sent
+        self._number = number
+        self._is_direct = is_direct
         self._clock = clock
         self._lock = threading.Lock()  # guards the fields below and who may touch the outbox
         self._free = threading.Condition(self._lock)  # notified when the role is given up
@@ -101,6 +110,11 @@ class Writer:
     def is_stalled(self) -> bool:
         """Whether bytes wait for the kernel and nobody waits with them."""
         return self._owner is None and not self._dead and self._outbox.has_work
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is anything left to write, by whomever."""
+        return self._owner is not None or self._outbox.has_work
 
     def open(self) -> None:
         """Let messages out; until now only control frames and the greeting could go."""
@@ -126,16 +140,22 @@ class Writer:
         Raises:
             ValueError: It cannot be encoded (a lone surrogate).
         """
-        if self._owner is not None or len(message) > FRAGMENT_SIZE or not self._outbox.is_idle:
+        if (
+            self._owner is not None
+            or len(message) > FRAGMENT_SIZE
+            or not (self._is_direct and self._outbox.is_idle)
+        ):
             return False
-        frame = self._encoder.message(message)
+        frame = self._encoder.message(message) if self._number is None else b""
         try:
             if not self._claim():
                 return False
             deadline = self._deadline(timeout)
-            if not self._outbox.is_idle:  # it was, a moment ago; whose bytes these are has left
+            prepared = self._prepared(message, frame)
+            if prepared is None:
                 self._drain(may_wait=may_wait, deadline=deadline)
                 return False
+            message, frame = prepared
             try:
                 taken = self._transport.send(frame)
             except OSError as error:
@@ -152,6 +172,18 @@ class Writer:
             self._leave()
             raise
         return True
+
+    def _prepared(self, message: Message, frame: bytes) -> tuple[Message, bytes] | None:
+        """What goes onto the wire, and its frame; None: there is something before it.
+
+        A moment ago there was not; or whoever had the role has left bytes. Needs the role.
+        """
+        if not self._outbox.is_idle:
+            return None
+        if self._number is None:
+            return message, frame
+        numbered = self._number(message)
+        return None if numbered is None else (numbered, self._encoder.message(numbered))
 
     def write_control(self, frame: bytes) -> None:
         """Write a control frame before all messages that are not begun. Never waits."""

@@ -1,18 +1,21 @@
 """A TCP proxy on loopback that does to connections what networks do: the faults of the tests.
 
-All faults are asked for by the test, none happens by chance, and a call returns once the fault has
-happened. One thread runs a selector loop; the test's calls run in it (`_call`), so that nothing
-here needs a lock. To add a fault, write a method that does it within `_call`, or a context manager
-that sets a flag which `_Connection.interest` obeys.
+All faults are asked for by the test, and a call returns once the fault has happened; none happens
+by chance but those of `cutting`, whose chance the test brings along. One thread runs a selector
+loop; the test's calls run in it (`_call`), so that nothing here needs a lock. To add a fault, write
+a method that does it within `_call`, or a context manager that sets a flag which
+`_Connection.interest` obeys.
 """
 
 from __future__ import annotations
 
 import contextlib
+import random
 import selectors
 import socket
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -32,12 +35,17 @@ class FaultProxy:
         port: Where it listens on 127.0.0.1.
         accepted: How many connections it has accepted.
         forwarded: Bytes by direction, over all connections.
+        cuts: How many connections `cutting` has cut.
     """
 
     def __init__(self, target: int) -> None:
         self.target = target
         self.accepted = 0
         self.forwarded = {UP: 0, DOWN: 0}
+        self.cuts = 0
+        self._rng: random.Random | None = None
+        self._interval = (0.0, 0.0)
+        self._next_cut = 0.0
         self._silent = {UP: False, DOWN: False}
         self._selector = selectors.DefaultSelector()
         self._connections: set[_Connection] = set()
@@ -96,6 +104,20 @@ class FaultProxy:
             yield
         finally:
             self._call(self._listen)
+
+    @contextlib.contextmanager
+    def cutting(self, rng: random.Random, interval: tuple[float, float]) -> Iterator[None]:
+        """Cut connections in the midst of what they forward, again and again.
+
+        Args:
+            rng: Draws the moments, the byte at which to cut, and whether by RST or FIN.
+            interval: Seconds between two cuts, at least and at most.
+        """
+        self._call(lambda: self._start_cutting(rng, interval))
+        try:
+            yield
+        finally:
+            self._call(lambda: self._start_cutting(None, interval))
 
     # Looking
 
@@ -175,6 +197,28 @@ class FaultProxy:
         for connection in tuple(self._connections):
             connection.attend()
 
+    def _start_cutting(self, rng: random.Random | None, interval: tuple[float, float]) -> None:
+        self._rng, self._interval = rng, interval
+        if rng is not None:
+            self._next_cut = time.monotonic() + rng.uniform(*interval)
+
+    def is_cut_due(self) -> bool:
+        """Whether the next bytes are to be cut. In the loop's thread."""
+        return self._rng is not None and time.monotonic() >= self._next_cut
+
+    def cut(self, connection: _Connection, sock: socket.socket, data: bytes) -> None:
+        """Forward some of the data, and end the connection there. In the loop's thread."""
+        rng = self._rng
+        assert rng is not None
+        self.cuts += 1
+        self._next_cut = time.monotonic() + rng.uniform(*self._interval)
+        with contextlib.suppress(OSError):
+            sock.send(data[: rng.randrange(len(data) + 1)])
+        if rng.random() < 0.5:
+            connection.reset()
+        else:
+            connection.fin()
+
     def _stop(self) -> None:
         self._close_listener()
         self._each(_Connection.reset)
@@ -239,7 +283,8 @@ class _Connection:
         except BlockingIOError:
             pass
         except OSError:  # one end has broken: so has the other
-            self.reset()
+            if not self._discards:
+                self.reset()
             return
         if self._passed_on[UP] and self._passed_on[DOWN]:
             self._forget()
@@ -258,6 +303,9 @@ class _Connection:
             self._held[direction] += data
 
     def _write(self, sock: socket.socket, direction: str) -> None:
+        if self._proxy.is_cut_due():
+            self._proxy.cut(self, sock, bytes(self._held[direction][:_CHUNK]))
+            raise ConnectionResetError("cut")
         taken = sock.send(self._held[direction][:_CHUNK])
         del self._held[direction][:taken]
         self._proxy.forwarded[direction] += taken

@@ -29,6 +29,8 @@ DEFAULTS: dict[str, Any] = {
     "max_queue_size": 100,
     "max_message_size": 16 * 2**20,
     "receive_high_water": 4 * 2**20,
+    "max_unacknowledged": 10_000,
+    "max_unacknowledged_bytes": 16 * 2**20,
     "enable_auto_reconnect": True,
     "resume": "auto",
     "fatal_close_codes": [],
@@ -50,6 +52,8 @@ BOUNDS: dict[str, tuple[float, float, dict[str, Any]]] = {
     "max_queue_size": (1, 10_000_000, {}),
     "max_message_size": (1, 2**31, {}),
     "receive_high_water": (1024, 2**31, {}),
+    "max_unacknowledged": (1, 10_000_000, {}),
+    "max_unacknowledged_bytes": (1024, 2**31, {}),
     "max_event_history": (0, 1_000_000, {}),
 }
 WHOLE = {
@@ -57,6 +61,8 @@ WHOLE = {
     "max_queue_size",
     "max_message_size",
     "receive_high_water",
+    "max_unacknowledged",
+    "max_unacknowledged_bytes",
     "max_event_history",
 }
 OPTIONAL = {"max_reconnect_attempts", "ping_interval", "pong_timeout"}

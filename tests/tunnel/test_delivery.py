@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -315,3 +316,239 @@ def test_closing_wakes_everyone() -> None:
         for thread in threads:
             thread.join(10)
             assert not thread.is_alive()
+
+
+# What was taken
+
+
+def test_a_callback_takes_its_message_when_it_returns() -> None:
+    """While it runs, its own message is not taken, and those before it are."""
+    taken: list[int] = []
+    delivery = CallbackDelivery(lambda _: taken.append(delivery.taken))
+    delivery.deliver(["a", "b", "c"], 3)
+    delivery.deliver(["d"], 1)
+    assert taken == [0, 1, 2, 3]
+    assert (delivery.taken, delivery.delivered) == (4, 4)
+    assert delivery.tell_after(1) is False
+
+
+def test_what_is_behind_the_end_of_a_thread_comes_first() -> None:
+    """A callback that calls `sys.exit` has taken its message; those behind it are not lost."""
+    received: list[Message] = []
+
+    def on_message(message: Message) -> None:
+        received.append(message)
+        if message == "exit":
+            raise SystemExit
+
+    delivery = CallbackDelivery(on_message)
+    with pytest.raises(SystemExit):
+        delivery.deliver(["a", "exit", "b", "exit", "c"], 13)
+    assert delivery.taken <= 2
+    with pytest.raises(SystemExit):
+        delivery.deliver(["d"], 1)
+    assert delivery.taken <= 4
+    delivery.deliver([], 0)
+    assert received == ["a", "exit", "b", "exit", "c", "d"]
+    assert (delivery.taken, delivery.delivered) == (6, 6)
+    with pytest.raises(SystemExit):
+        delivery.deliver(["exit"], 4)
+    assert delivery.taken == 7
+
+
+def test_another_thread_never_sees_too_much_taken() -> None:
+    """However the two threads meet, nothing counts as taken before its callback has returned."""
+    finished = 0
+    too_many: list[tuple[int, int]] = []
+    done = threading.Event()
+
+    def on_message(message: Message) -> None:
+        nonlocal finished
+        finished += 1
+
+    delivery = CallbackDelivery(on_message)
+
+    def look() -> None:
+        while not done.is_set():
+            taken = delivery.taken
+            if taken > finished:
+                too_many.append((taken, finished))
+
+    threads = [threading.Thread(target=look) for _ in range(2)]
+    switch_interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(3000):
+            delivery.deliver(["a", "b", "c"], 3)
+        done.set()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(switch_interval)
+    assert too_many == []
+    assert delivery.taken == 9000
+
+
+def test_between_two_looks_a_whole_batch_may_arrive() -> None:
+    """The count is read before the rest: a batch that arrives in between has not been taken."""
+
+    class Late(CallbackDelivery):
+        """Another thread delivers in the middle of a look."""
+
+        @property
+        def delivered(self) -> int:
+            return self._delivered
+
+        @delivered.setter
+        def delivered(self, value: int) -> None:
+            self._delivered = value
+
+        @property
+        def _rest(self) -> Iterator[Message] | None:
+            rest = self.__dict__["rest"]
+            if self.__dict__.pop("meddles", False):
+                self.__dict__["rest"] = iter(["a", "b"])
+                self._delivered += 2
+            return rest
+
+        @_rest.setter
+        def _rest(self, value: Iterator[Message] | None) -> None:
+            self.__dict__["rest"] = value
+
+    delivery = Late(lambda _: None)
+    delivery.__dict__["meddles"] = True
+    assert delivery.taken == 0
+
+
+def test_a_message_is_taken_when_the_next_is_asked_for() -> None:
+    """Or when its iterator is given up; not while a consumer is at it."""
+    inbox = Inbox(1000, Room())
+    assert inbox.taken == 0
+    put(inbox, "a", "b", "c")
+    assert inbox.taken == 0
+    iterator = iter(inbox)
+    assert next(iterator) == "a"
+    assert inbox.taken == 0
+    assert next(iterator) == "b"
+    assert inbox.taken == 1
+    del iterator
+    assert inbox.taken == 2
+    inbox.close()
+    assert list(inbox) == ["c"]
+    assert inbox.taken == 3
+
+
+def test_the_oldest_message_in_hand_holds_up_the_rest() -> None:
+    """Several consumers: taken is what comes before the first message that is not."""
+    inbox = Inbox(1000, Room())
+    put(inbox, "a", "b", "c", "d")
+    slow, quick = iter(inbox), iter(inbox)
+    next(slow)
+    assert [next(quick), next(quick), next(quick)] == ["b", "c", "d"]
+    assert inbox.taken == 0
+    inbox.close()
+    assert next(slow, None) is None
+    assert inbox.taken == 3
+    assert next(quick, None) is None
+    assert inbox.taken == 4
+
+
+def test_whoever_takes_enough_says_so_once() -> None:
+    """Once the mark is passed the tunnel's thread is woken; and not again before it asks to be."""
+    room = Room()
+    inbox = Inbox(1000, room)
+    put(inbox, *"abcdef")
+    iterator = iter(inbox)
+    assert inbox.tell_after(2) is True
+    assert [next(iterator), next(iterator)] == ["a", "b"]
+    assert room.calls == 0
+    next(iterator)  # two are taken, this one is in hand
+    assert (room.calls, inbox.taken) == (1, 2)
+    assert inbox.tell_after(1) is False
+    next(iterator)
+    assert (room.calls, inbox.taken) == (2, 3)
+    next(iterator)
+    assert room.calls == 2
+
+
+def test_whoever_takes_something_up_says_so() -> None:
+    """Nought messages further: as soon as somebody is at one."""
+    room = Room()
+    inbox = Inbox(1000, room)
+    put(inbox, "a", "b")
+    inbox.tell_after(0)
+    next(iter(inbox))
+    assert room.calls == 1
+
+
+def test_whoever_asks_in_vain_says_so() -> None:
+    """With less than that in the inbox, the tunnel's thread is woken when all was taken."""
+    woken = threading.Event()
+    inbox = Inbox(1000, woken.set)
+    put(inbox, "a")
+    iterator = iter(inbox)
+    next(iterator)
+    inbox.tell_after(5)
+    thread = threading.Thread(target=lambda: next(iterator, None))
+    thread.start()
+    assert woken.wait(20)
+    assert inbox.taken == 1
+    inbox.close()
+    thread.join(20)
+
+
+def test_a_pause_ends_though_its_mark_was_used_up() -> None:
+    """A consumer that is late with its word for an earlier pause does not spoil the present one."""
+    room = Room()
+    inbox = Inbox(1000, room)
+    put(inbox, *["x" * 100] * 10)
+    assert inbox.is_full
+    inbox._mark = -2  # as a consumer does that was about to speak in an earlier pause
+    room()
+    assert inbox.is_full  # so it looks again
+    iterator = iter(inbox)
+    for _ in range(5):
+        next(iterator)
+    assert room.calls == 2
+    assert not inbox.is_full
+    next(iterator)
+    assert room.calls == 2
+
+
+def test_consumers_never_let_it_run_ahead() -> None:
+    """Many consumers, some of which give up now and then: what is taken has been finished."""
+    inbox = Inbox(10_000, Room())
+    total, batch = 20_000, 50
+    finished = [0] * 4
+    done = threading.Event()
+    bad: list[tuple[int, int]] = []
+
+    def consume(index: int) -> None:
+        while not done.is_set():
+            for count, _ in enumerate(inbox):
+                finished[index] += 1
+                if count % 97 == 96:
+                    break
+
+    def look() -> None:
+        while not done.is_set():
+            taken = inbox.taken
+            if taken > sum(finished):
+                bad.append((taken, sum(finished)))
+
+    threads = [threading.Thread(target=consume, args=(index,)) for index in range(4)]
+    threads.append(threading.Thread(target=look))
+    for thread in threads:
+        thread.start()
+    for _ in range(total // batch):
+        put(inbox, *["x"] * batch)
+    while inbox.taken < total - 4:  # each of them may be at one
+        assert not bad
+    done.set()
+    inbox.close()
+    for thread in threads:
+        thread.join(20)
+    assert bad == []
+    assert inbox.taken == sum(finished) == total

@@ -21,6 +21,7 @@ from tunnel.errors import (
     ConnectRefusedError,
     InvalidStateError,
     MaxReconnectAttemptsExceededError,
+    SessionLostError,
     TunnelError,
 )
 from tunnel.events import ConnectionEventType
@@ -29,6 +30,7 @@ from tunnel.link import LinkEnd
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.request_queue import RequestQueue
 from tunnel.requests import CancelConnect, Close, Connect, NetworkChange, Reconnect, Target
+from tunnel.session_frames import Parcel
 from tunnel.testing import FakeClock, ScriptedTransport
 from tunnel.transport import DialRequest, Transport
 from tunnel.waker import Waker
@@ -77,6 +79,9 @@ class World:
         self.queue = RequestQueue(clock=self.clock)
         self.metrics = MetricsCollector(clock=self.clock)
         self.records: list[Any] = []
+        self.resumed: list[bool] = []
+        self.losses: list[SessionLostError] = []
+        self.answers: list[Parcel] = []
         waker = Waker()
         self.driver = Driver(
             config or TunnelConfig(**{**QUIET, **settings}),
@@ -88,6 +93,8 @@ class World:
             new_transport=self.new_transport,
             waker=waker,
             on_connected=self.greet,
+            on_session_lost=self.losses.append,
+            on_answer=self.answers.append,
             on_start=lambda: self.calls.append("start"),
             on_rest=lambda: self.calls.append("rest"),
         )
@@ -97,8 +104,9 @@ class World:
         self.dials.append(self.clock.monotonic())
         return SlowDial(self.network(waker), self)  # type: ignore[return-value]
 
-    def greet(self) -> None:
+    def greet(self, resumed: bool) -> None:
         self.calls.append("greet")
+        self.resumed.append(resumed)
         self.on_connected()
 
     @property

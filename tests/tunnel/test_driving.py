@@ -91,4 +91,10 @@ def test_a_tunnel_with_a_thread() -> None:
 
 def test_the_kit() -> None:
     """The names that are promised."""
-    assert tunnel.testing.__all__ == ["FakeClock", "FakeTimer", "ScriptedTransport", "drive"]
+    assert tunnel.testing.__all__ == [
+        "FakeClock",
+        "FakeTimer",
+        "ScriptedGateway",
+        "ScriptedTransport",
+        "drive",
+    ]

@@ -40,8 +40,8 @@ def test_the_table_cannot_be_changed() -> None:
     [
         ("network", "001 006 007 011 012 014 019 020 021 022 023 029 033"),
         ("authentication", "002 003 013 017"),
-        ("configuration", "010 026 028 030 031 034 036"),
-        ("server", "004 005 018 032"),
+        ("configuration", "010 026 028 030 031 034 036 037 038"),
+        ("server", "004 005 018 032 039"),
         ("protocol", "008 009 015 016 024 025 027 035"),
         ("unknown", "999"),
     ],

@@ -341,7 +341,8 @@ def test_what_is_given_reaches_the_dial() -> None:
         "t0ken", user_id="me", headers={"X-A": "b"}, subprotocols=["chat"], ssl_context=context
     )
     dial = world.network.dials[0]
-    assert dict(dial.headers) == {"X-A": "b", "Authorization": "Bearer t0ken"}
+    headers = {"X-A": "b", "Authorization": "Bearer t0ken", "Tunnel-Resume": "1"}
+    assert dict(dial.headers) == headers
     assert dial.subprotocols == ("chat",)
     assert dial.ssl_context is context
     assert world.service.tracker.connection is not None

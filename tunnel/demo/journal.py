@@ -5,7 +5,7 @@ All times are seconds on one monotonic clock, and given by the caller.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tunnel.lifecycle import TunnelConnectionState
 
@@ -14,6 +14,23 @@ _UP = (_S.CONNECTED, _S.CLOSING)
 
 UNEXPECTED = "unexpected"
 """The cut to which a loss is put down that nobody had announced."""
+
+
+@dataclass(frozen=True)
+class Gauges:
+    """What the tunnel itself counts, at one moment.
+
+    Attributes:
+        queued: Messages in its queue.
+        unacknowledged: Messages that it has sent, and keeps until they are acknowledged.
+        replayed: Messages that it has sent again so far, of those.
+        duplicates: Messages that it has dropped so far because they had come before.
+    """
+
+    queued: int = 0
+    unacknowledged: int = 0
+    replayed: int = 0
+    duplicates: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,6 +65,8 @@ class Recovery:
         back_after: Seconds from then until the link was up again.
         attempts: How many attempts that took.
         queued: How many messages had been queued meanwhile.
+        resumed: Whether the session went on; False: a new one took its place.
+        replayed: How many messages were sent again after that.
     """
 
     cut: str
@@ -55,6 +74,13 @@ class Recovery:
     back_after: float
     attempts: int
     queued: int
+    resumed: bool = False
+    replayed: int = 0
+
+    @property
+    def session(self) -> str:
+        """What became of the session, in a word."""
+        return "resumed" if self.resumed else "new"
 
 
 class Journal:
@@ -64,12 +90,19 @@ class Journal:
         states: The names of the states in the order in which they were entered.
         recoveries: What was lost and came back, in order.
         attempt: The attempt that is waited for or under way; None while there is none.
+        sessions_lost: How many sessions could not be resumed.
+        handed_back: How many messages they have left unacknowledged.
+        sent_again: How many of these were sent again.
     """
 
     def __init__(self) -> None:
         self.states: list[str] = [_S.DISCONNECTED.value]
         self.recoveries: list[Recovery] = []
         self.attempt: Attempt | None = None
+        self.sessions_lost = 0
+        self.handed_back = 0
+        self.sent_again = 0
+        self._replayed_before = 0  # when the last recovery had just succeeded
         self._cut: tuple[str, float] | None = None  # announced and not noticed yet
         self._loss: tuple[str, float, float] | None = None  # its cut, both times; until recovered
 
@@ -82,9 +115,10 @@ class Journal:
         """The link is about to be cut."""
         self._cut = (name, now)
 
-    def change(self, state: str, queued: int, now: float) -> None:
-        """The tunnel has entered a state, with so many messages in its queue."""
+    def change(self, state: str, gauges: Gauges, now: float) -> None:
+        """The tunnel has entered a state, and has counted so much by then."""
         if self.state == _S.CONNECTED and state not in _UP:
+            self.count(gauges)
             name, cut_at = self._cut or (UNEXPECTED, now)
             self._cut = None
             self._loss = (name, cut_at, now)
@@ -93,8 +127,9 @@ class Journal:
             self._loss = None
             attempts = self.attempt.number if self.attempt is not None else 0
             self.recoveries.append(
-                Recovery(name, lost_at - cut_at, now - lost_at, attempts, queued)
+                Recovery(name, lost_at - cut_at, now - lost_at, attempts, gauges.queued)
             )
+            self._replayed_before = gauges.replayed
         if state != _S.RECONNECTING:
             self.attempt = None
         self.states.append(state)
@@ -102,3 +137,19 @@ class Journal:
     def announce(self, number: int, maximum: int | None, delay: float, now: float) -> None:
         """An attempt is going to be made after so many seconds."""
         self.attempt = Attempt(number, maximum, now + delay)
+
+    def lose_session(self, handed_back: int) -> None:
+        """A session could not be resumed, and has left so many messages unacknowledged."""
+        self.sessions_lost += 1
+        self.handed_back += handed_back
+
+    def greet(self, resumed: bool) -> None:
+        """The new link carries the old session, or another."""
+        if self.recoveries:
+            self.recoveries[-1] = replace(self.recoveries[-1], resumed=resumed)
+
+    def count(self, gauges: Gauges) -> None:
+        """What was replayed so far, and not before the last recovery, belongs to that."""
+        if self.recoveries:
+            replayed = gauges.replayed - self._replayed_before
+            self.recoveries[-1] = replace(self.recoveries[-1], replayed=replayed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 _FORM = re.compile(r"message ([1-9][0-9]*)", re.ASCII)
@@ -55,8 +56,7 @@ class Ledger:
 
     def receive(self, message: str | bytes) -> None:
         """Note what came back."""
-        form = _FORM.fullmatch(message) if isinstance(message, str) else None
-        number = int(form[1]) if form else 0
+        number = _number(message)
         if not 1 <= number <= self._sent:
             self._unexpected += 1
         elif number in self._received:
@@ -66,6 +66,10 @@ class Ledger:
             if number < self._highest:
                 self._reordered += 1
             self._highest = max(self._highest, number)
+
+    def missing(self, messages: Iterable[str | bytes]) -> list[str | bytes]:
+        """Those of the messages that have not come back, in the same order."""
+        return [message for message in messages if _number(message) not in self._received]
 
     @property
     def is_settled(self) -> bool:
@@ -81,3 +85,9 @@ class Ledger:
             reordered=self._reordered,
             unexpected=self._unexpected,
         )
+
+
+def _number(message: str | bytes) -> int:
+    """The number of a message; 0 if it is none of ours."""
+    form = _FORM.fullmatch(message) if isinstance(message, str) else None
+    return int(form[1]) if form else 0

@@ -91,21 +91,30 @@ def panel(status: Status, width: int) -> Panel:
     state = Text.assemble((f"● {status.state}", f"bold {colour}"))
     if status.progress:
         state.append(f"   {status.progress}")
+    gauges = status.gauges
     queue = Table.grid(padding=(0, 1))
     queue.add_row(
-        f"{status.queued:>3}",
-        ProgressBar(_QUEUE_BAR, min(status.queued, _QUEUE_BAR), width=40, complete_style="yellow"),
+        f"{gauges.queued:>3}",
+        ProgressBar(_QUEUE_BAR, min(gauges.queued, _QUEUE_BAR), width=40, complete_style="yellow"),
     )
     numbers = Text.assemble(
         "sent ", (f"{tally.sent:<6}", "bold"), "came back ", (f"{tally.received:<6}", "bold")
     )
     numbers.append(f"doubled {tally.duplicated}   reordered {tally.reordered}")
+    session = Text.assemble(
+        "unacknowledged ",
+        (f"{gauges.unacknowledged:<6}", "bold"),
+        "replayed ",
+        (f"{gauges.replayed:<6}", "bold"),
+        f"duplicates dropped {gauges.duplicates}",
+    )
     recent = status.states[-_LATEST:]
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="dim")
     rows.add_row("state", state)
     rows.add_row("queue", queue)
     rows.add_row("messages", numbers)
+    rows.add_row("session", session)
     rows.add_row("path", ("… → " if len(status.states) > _LATEST else "") + " → ".join(recent))
     return Panel(
         rows,
@@ -121,7 +130,7 @@ def panel(status: Status, width: int) -> Panel:
 def closing(report: Report) -> Group:
     """Return the end of the run: tables of the recoveries and messages, path and verdict."""
     recoveries = Table("cut", box=box.SIMPLE_HEAD, title_justify="left")
-    for heading in ("noticed after", "back after", "attempts", "queued meanwhile"):
+    for heading in ("noticed after", "back after", "attempts", "queued", "session", "replayed"):
         recoveries.add_column(heading, justify="right")
     for recovery in report.recoveries:
         recoveries.add_row(
@@ -130,25 +139,31 @@ def closing(report: Report) -> Group:
             f"{recovery.back_after:.2f} s",
             str(recovery.attempts),
             str(recovery.queued),
+            recovery.session,
+            str(recovery.replayed),
         )
     tally = report.tally
-    messages = Table(box=box.SIMPLE_HEAD)
-    numbers = {
+    messages = {
         "sent": tally.sent,
         "received": tally.received,
         "lost": tally.lost,
         "doubled": tally.duplicated,
         "reordered": tally.reordered,
-        "reconnections": len(report.recoveries),
     }
-    for heading in numbers:
-        messages.add_column(heading, justify="right")
-    messages.add_row(*map(str, numbers.values()))
     return Group(
         recoveries,
-        messages,
+        _numbers(messages),
+        _numbers(report.session_numbers),
         Padding(f"path: {path(report.states, ' → ')}", (0, 2)),
         Padding(
             Text(report.verdict, style="bold green" if tally.is_perfect else "bold red"), (1, 2)
         ),
     )
+
+
+def _numbers(numbers: dict[str, int]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    table.add_row(*map(str, numbers.values()))
+    return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import threading
 from types import TracebackType
 from typing import TextIO
@@ -9,7 +10,8 @@ from typing import TextIO
 from tunnel.demo.recorder import Note
 from tunnel.demo.report import Report, counts, path
 
-_HEAD = "    time  state          sent  back  queue  event"
+_HEAD = "    s  state        sent back queue  event"
+_WIDTH = 100
 
 
 def line(note: Note) -> str:
@@ -17,22 +19,28 @@ def line(note: Note) -> str:
     status, tally = note.status, note.status.tally
     mark = "* " if note.by_demo else ""
     return (
-        f"{status.seconds:6.2f} s  {status.state:<12}  {tally.sent:>5} {tally.received:>5} "
-        f"{status.queued:>6}  {mark}{note.text}"
+        f"{status.seconds:5.2f}  {status.state:<12}{tally.sent:>5}{tally.received:>5}"
+        f"{status.gauges.queued:>6}  {mark}{note.text}"
     )
 
 
 def summary(report: Report) -> str:
     """Return the end of the run as several lines."""
-    lines = ["", f"{counts(report.tally)}; reconnections {len(report.recoveries)}", ""]
+    numbers = (f"{name} {number}" for name, number in report.session_numbers.items())
+    lines = ["", counts(report.tally), ", ".join(numbers), ""]
     if report.recoveries:
-        lines.append(f"{'cut':<18} {'noticed after':>14} {'back after':>11} {'attempts':>9} queued")
+        lines.append(
+            f"{'cut':<16}{'noticed after':>15}{'back after':>12}{'attempts':>10}{'queued':>8}"
+            f"{'session':>9}{'replayed':>10}"
+        )
     for recovery in report.recoveries:
         lines.append(
-            f"{recovery.cut:<18} {recovery.noticed_after:>12.2f} s {recovery.back_after:>9.2f} s "
-            f"{recovery.attempts:>9} {recovery.queued:>6}"
+            f"{recovery.cut:<16}{recovery.noticed_after:>13.2f} s{recovery.back_after:>10.2f} s"
+            f"{recovery.attempts:>10}{recovery.queued:>8}{recovery.session:>9}"
+            f"{recovery.replayed:>10}"
         )
-    return "\n".join([*lines, "", f"path: {path(report.states)}", "", report.verdict])
+    way = textwrap.fill(f"path: {path(report.states)}", _WIDTH, subsequent_indent="      ")
+    return "\n".join([*lines, "", way, "", report.verdict])
 
 
 class PlainView:

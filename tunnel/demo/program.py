@@ -10,13 +10,14 @@ from importlib.util import find_spec
 from typing import Protocol, TextIO
 
 from tunnel.demo.errors import DemoError
+from tunnel.demo.journal import Gauges
 from tunnel.demo.plain_view import PlainView
 from tunnel.demo.proxy import FaultProxy
 from tunnel.demo.recorder import Note, Recorder
 from tunnel.demo.report import Report
+from tunnel.demo.resending import Resending
 from tunnel.demo.scenario import CONFIG, CUTS, Scenario, Stage
 from tunnel.demo.server_process import ServerProcess
-from tunnel.request_queue import RequestQueue
 from tunnel.service import TunnelService
 
 _TIMEOUT = 10.0  # seconds for the first connection, and for the last goodbye
@@ -49,16 +50,17 @@ def run(*, as_json: bool = False) -> int:
         TunnelError: The first connection was not to be had.
     """
     if find_spec("websockets") is None:
-        raise DemoError('the demo needs a server: pip install "resilient-tunnel[gateway]"')
+        raise DemoError('the demo needs a gateway: pip install "resilient-tunnel[gateway]"')
     complaint = ""
     with ExitStack() as stack:
-        queue = RequestQueue(CONFIG.max_queue_size)
-        recorder = Recorder(lambda: queue.size, lambda note: view.note(note))
+        recorder = Recorder(lambda: _gauges(service), lambda note: view.note(note))
+        resending = Resending(recorder)
+        service = _service(recorder, resending)
         view = _view(stack, sys.stderr if as_json else sys.stdout, recorder)
         server = stack.enter_context(ServerProcess())
         proxy = stack.enter_context(FaultProxy(server.port))
         try:
-            _play(recorder, queue, server, proxy)
+            _play(Stage(service, proxy, server, resending), recorder)
         except DemoError as error:
             complaint = str(error)
         report = recorder.report()
@@ -70,22 +72,36 @@ def run(*, as_json: bool = False) -> int:
     return 0 if report.tally.is_perfect and not complaint else 1
 
 
-def _play(
-    recorder: Recorder, queue: RequestQueue, server: ServerProcess, proxy: FaultProxy
-) -> None:
+def _service(recorder: Recorder, resending: Resending) -> TunnelService:
     service = TunnelService(
         CONFIG,
-        request_queue=queue,
         on_message=recorder.on_message,
         on_state_change=recorder.on_state_change,
+        on_connected=resending.on_connected,
+        on_session_lost=resending.on_session_lost,
     )
     service.subscribe(recorder.on_event)
+    return service
+
+
+def _gauges(service: TunnelService) -> Gauges:
+    numbers = service.statistics()
+    return Gauges(
+        queued=numbers["queued_requests"],
+        unacknowledged=numbers["unacknowledged"],
+        replayed=numbers["replayed"],
+        duplicates=numbers["duplicates_dropped"],
+    )
+
+
+def _play(stage: Stage, recorder: Recorder) -> None:
+    server, service = stage.server, stage.service
     where = f"in process {server.pid}, on port {server.port}"
-    recorder.note(f"a server {where}, sends every message back")
+    recorder.note(f"a gateway {where}, echoes messages")
     graceful = False  # who is interrupted does not wait for goodbyes
     try:
-        service.connect(f"ws://127.0.0.1:{proxy.port}/", timeout=_TIMEOUT)
-        Scenario(Stage(service, proxy, server), recorder, CUTS).run()
+        service.connect(f"ws://127.0.0.1:{stage.proxy.port}/", timeout=_TIMEOUT)
+        Scenario(stage, recorder, CUTS).run()
         graceful = True
     finally:
         service.disconnect(graceful, _TIMEOUT)

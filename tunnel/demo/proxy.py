@@ -15,6 +15,8 @@ _HOST = "127.0.0.1"
 _READ_SIZE = 64 * 1024
 _PATIENCE = 10.0  # seconds for what takes milliseconds
 _ROUND = 0.1  # seconds between two looks at what is left to end
+_PIECE = 256  # bytes that pass at a time before a cut that was counted out
+_PACE = 0.002  # seconds between two of these, so that both directions have their share
 
 
 class FaultProxy:
@@ -40,6 +42,8 @@ class FaultProxy:
         self._passing = asyncio.Event()  # while it is not set, everything is held back
         self._passing.set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._doomed: set[asyncio.StreamWriter] = set()  # open when the silence began
+        self._left: int | None = None  # bytes that still pass before everything is reset
 
     def __enter__(self) -> FaultProxy:
         self._loop = asyncio.new_event_loop()
@@ -69,12 +73,23 @@ class FaultProxy:
         """Reset every connection, on both sides."""
         self._do(self._reset)
 
+    def reset_after(self, size: int) -> None:
+        """Let some more bytes pass, slowly, and then reset every connection: in their midst.
+
+        Args:
+            size: How many, of both directions together.
+        """
+        self._do(lambda: self._light(size))
+
     def silence(self) -> None:
-        """Let nothing pass any more, in either direction; the connections stay open."""
+        """Let nothing pass any more, in either direction; the connections stay open.
+
+        New ones can be made, but do not get through before it is over.
+        """
         self._do(self._hold)
 
     def resume(self) -> None:
-        """Let everything pass again, also what was held back."""
+        """End the silence. What was sent meanwhile on connections from before is lost with them."""
         self._do(self._release)
 
     def _do(self, action: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -103,9 +118,15 @@ class FaultProxy:
 
     async def _hold(self) -> None:
         self._passing.clear()
+        self._doomed = set(self._writers)
 
     async def _release(self) -> None:
+        for writer in self._doomed & self._writers:
+            _reset(writer)
         self._passing.set()
+
+    async def _light(self, size: int) -> None:
+        self._left = size
 
     async def _reset(self) -> None:
         for writer in tuple(self._writers):
@@ -128,11 +149,24 @@ class FaultProxy:
         with suppress(OSError):
             while chunk := await source.read(_READ_SIZE):
                 await self._passing.wait()
-                sink.write(chunk)
-                await sink.drain()
+                await self._pass_on(chunk, sink)
         await self._passing.wait()
         sink.close()
         await self._end_of(sink)
+
+    async def _pass_on(self, chunk: bytes, sink: asyncio.StreamWriter) -> None:
+        while self._left is not None and chunk:
+            piece = chunk[: min(_PIECE, self._left)]
+            chunk = chunk[len(piece) :]
+            self._left -= len(piece)
+            sink.write(piece)
+            if self._left == 0:
+                self._left = None
+                await self._reset()
+                return
+            await asyncio.sleep(_PACE)
+        sink.write(chunk)
+        await sink.drain()
 
     async def _end_of(self, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from statemachine import Record
-from tunnel.demo.journal import Journal
+from tunnel.demo.journal import Gauges, Journal
 from tunnel.demo.ledger import Ledger, Tally
 from tunnel.demo.report import Report
 from tunnel.events import ConnectionEvent, ConnectionEventType
@@ -31,7 +31,7 @@ class Status:
         scene: What the demo is doing.
         state: The tunnel's.
         progress: Where an attempt to reconnect stands, in words; empty while there is none.
-        queued: Messages in the queue.
+        gauges: What the tunnel counts.
         tally: What was sent and came back.
         states: The path through the states so far.
     """
@@ -40,7 +40,7 @@ class Status:
     scene: str
     state: str
     progress: str
-    queued: int
+    gauges: Gauges
     tally: Tally
     states: tuple[str, ...]
 
@@ -64,19 +64,19 @@ class Recorder:
     """Keeps ledger and journal of one run. Safe to use from any thread.
 
     Args:
-        queue_size: Tells how many messages are queued.
+        look: Tells what the tunnel counts.
         show: Called with each note, in the thread in which it arises.
     """
 
-    def __init__(self, queue_size: Callable[[], int], show: Callable[[Note], None]) -> None:
-        self._queue_size = queue_size
+    def __init__(self, look: Callable[[], Gauges], show: Callable[[Note], None]) -> None:
+        self._look = look
         self._show = show
         self._began = time.monotonic()
         # Guards all below, and is notified of each change. Nobody is called while it is held.
         self._changed = threading.Condition()
         self._ledger = Ledger()
         self._journal = Journal()
-        self._scene = "starting a server"
+        self._scene = "starting a gateway"
 
     # Told by the tunnel
 
@@ -88,9 +88,9 @@ class Recorder:
 
     def on_state_change(self, record: Record) -> None:
         """The tunnel has entered a state."""
-        queued = self._queue_size()
+        gauges = self._look()
         with self._changed:
-            self._journal.change(record.dest, queued, time.monotonic())
+            self._journal.change(record.dest, gauges, time.monotonic())
             self._changed.notify_all()
 
     def on_event(self, event: ConnectionEvent) -> None:
@@ -99,8 +99,10 @@ class Recorder:
             text = self._announce(event)
         elif event.type is _Type.RECONNECTED:
             text = self._welcome()
+        elif event.type is _Type.SESSION_LOST:
+            text = f"the session is lost, messages handed back: {event.metadata['unacknowledged']}"
         else:
-            text = _IN_WORDS.get(event.message, event.message)
+            text = _IN_WORDS.get(event.message, _brief(event.message))
         self._tell(text, by_demo=False)
 
     def _announce(self, event: ConnectionEvent) -> str:
@@ -112,7 +114,7 @@ class Recorder:
         assert attempt is not None
         text = attempt.progress(now)
         # Why the first attempt is needed stands in the line above: the loss.
-        return text if attempt.number == 1 else f"{text} ({facts['reason']})"
+        return text if attempt.number == 1 else f"{text} ({_brief(facts['reason'])})"
 
     def _welcome(self) -> str:
         with self._changed:
@@ -125,10 +127,10 @@ class Recorder:
 
     # Told by the demo
 
-    def next_message(self) -> str:
-        """Return the next message to send; it counts as sent."""
+    def next_messages(self, count: int) -> list[str]:
+        """Return the next messages to send; they count as sent."""
         with self._changed:
-            return self._ledger.next_message()
+            return [self._ledger.next_message() for _ in range(count)]
 
     def set_scene(self, scene: str) -> None:
         """Note what the demo is doing from now on."""
@@ -143,6 +145,31 @@ class Recorder:
         """Note that the link is about to be cut."""
         with self._changed:
             self._journal.cut(name, time.monotonic())
+
+    def lose_session(self, handed_back: int) -> None:
+        """Note that a session could not be resumed, and what it has left unacknowledged."""
+        with self._changed:
+            self._journal.lose_session(handed_back)
+
+    def send_again(self, handed_back: Iterable[str | bytes]) -> list[str | bytes]:
+        """Return those of the messages that have not come back; they count as sent again."""
+        with self._changed:
+            missing = self._ledger.missing(handed_back)
+            self._journal.sent_again += len(missing)
+            return missing
+
+    def greet(self, resumed: bool) -> None:
+        """Note whether the new link carries the old session."""
+        with self._changed:
+            self._journal.greet(resumed)
+
+    def sum_up(self) -> None:
+        """Say what was sent again since the last recovery."""
+        gauges = self._look()
+        with self._changed:
+            self._journal.count(gauges)
+            replayed = self._journal.recoveries[-1].replayed
+        self.note(f"replayed: {replayed}; duplicates dropped so far: {gauges.duplicates}")
 
     def _tell(self, text: str, *, by_demo: bool) -> None:
         self._show(Note(text, self.status(), by_demo))
@@ -184,7 +211,7 @@ class Recorder:
 
     def status(self) -> Status:
         """Return how things stand."""
-        queued = self._queue_size()
+        gauges = self._look()
         with self._changed:
             now, attempt = time.monotonic(), self._journal.attempt
             return Status(
@@ -192,17 +219,29 @@ class Recorder:
                 scene=self._scene,
                 state=self._journal.state,
                 progress="" if attempt is None else attempt.progress(now),
-                queued=queued,
+                gauges=gauges,
                 tally=self._ledger.tally(),
                 states=tuple(self._journal.states),
             )
 
     def report(self) -> Report:
         """Return what the run has shown."""
+        gauges = self._look()
         with self._changed:
+            self._journal.count(gauges)
             return Report(
                 tally=self._ledger.tally(),
                 recoveries=tuple(self._journal.recoveries),
                 states=tuple(self._journal.states),
                 seconds=time.monotonic() - self._began,
+                replayed=gauges.replayed,
+                duplicates=gauges.duplicates,
+                sessions_lost=self._journal.sessions_lost,
+                handed_back=self._journal.handed_back,
+                sent_again=self._journal.sent_again,
             )
+
+
+def _brief(text: str) -> str:
+    """What happened, without the details that follow a colon: a line has to hold it."""
+    return text.partition(": ")[0]

@@ -20,12 +20,23 @@ class Report:
         recoveries: What was lost and came back.
         states: The path of the tunnel through its states.
         seconds: How long it all took.
+        replayed: How many messages were sent again because they had not arrived.
+        duplicates: How many messages were dropped because they had come before.
+        sessions_lost: How many sessions could not be resumed.
+        handed_back: How many messages these have left, of which the tunnel could not know whether
+            they had arrived.
+        sent_again: How many of these were sent again, since the demo could know.
     """
 
     tally: Tally
     recoveries: tuple[Recovery, ...]
     states: tuple[str, ...]
     seconds: float
+    replayed: int = 0
+    duplicates: int = 0
+    sessions_lost: int = 0
+    handed_back: int = 0
+    sent_again: int = 0
 
     @property
     def verdict(self) -> str:
@@ -41,6 +52,18 @@ class Report:
         }
         return f"Messages {', '.join(f'{what}: {n}' for what, n in faults.items() if n)}."
 
+    @property
+    def session_numbers(self) -> dict[str, int]:
+        """What the sessions had to do, by its name for people."""
+        return {
+            "reconnections": len(self.recoveries),
+            "replayed": self.replayed,
+            "duplicates dropped": self.duplicates,
+            "sessions lost": self.sessions_lost,
+            "handed back": self.handed_back,
+            "sent again": self.sent_again,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Return all of it, ready for JSON: see the help of ``tunnel demo``."""
         return {
@@ -51,6 +74,11 @@ class Report:
             "reordered": self.tally.reordered,
             "unexpected": self.tally.unexpected,
             "reconnects": len(self.recoveries),
+            "replayed": self.replayed,
+            "duplicates_dropped": self.duplicates,
+            "sessions_lost": self.sessions_lost,
+            "handed_back": self.handed_back,
+            "sent_again": self.sent_again,
             "states": list(self.states),
             "recoveries": [
                 {name: _rounded(value) for name, value in asdict(recovery).items()}

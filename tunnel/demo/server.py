@@ -1,8 +1,8 @@
-"""The demo's WebSocket server, a process of its own: ``python -m tunnel.demo.server --port 0``.
+"""The demo's gateway, a process of its own: ``python -m tunnel.demo.server --port 0``.
 
-It sends every message back. The first line of its standard output is its port; at the end of its
-standard input it closes its connections with 1001 (going away) and ends, so it never outlives the
-program that started it.
+It sends every message back. The first line of its standard output is its port. At the end of its
+standard input it finishes what it has received, closes its connections with 1012 (service restart)
+and ends, so it never outlives the program that started it.
 """
 
 from __future__ import annotations
@@ -14,18 +14,9 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
+from tunnel.gateway.server import Gateway
 
-_PATIENCE = 2.0  # seconds that a client gets for a handshake, be it the first or the last
-
-
-async def _echo(connection: ServerConnection) -> None:
-    try:
-        async for message in connection:
-            await connection.send(message)
-    except ConnectionClosed:
-        pass  # the demo cuts connections all the time
+_DRAIN = 60.0  # seconds to finish; the demo waits less long for anything, and then kills
 
 
 async def _serve(port: int) -> None:
@@ -35,17 +26,12 @@ async def _serve(port: int) -> None:
         sys.stdin.buffer.read()
         loop.call_soon_threadsafe(ended.set)
 
-    async with serve(
-        _echo,
-        "127.0.0.1",
-        port,
-        compression=None,
-        open_timeout=_PATIENCE,
-        close_timeout=_PATIENCE,
-    ) as server:
-        print(server.sockets[0].getsockname()[1], flush=True)
-        threading.Thread(target=wait_for_the_end, name="stdin", daemon=True).start()
-        await ended.wait()
+    gateway = Gateway("echo", port=port, drain_timeout=_DRAIN)
+    await gateway.start()
+    print(gateway.port, flush=True)
+    threading.Thread(target=wait_for_the_end, name="stdin", daemon=True).start()
+    await ended.wait()
+    await gateway.stop()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

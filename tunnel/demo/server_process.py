@@ -1,4 +1,4 @@
-"""The demo's server as the demo sees it: a process that can be killed and started again."""
+"""The demo's gateway as the demo sees it: a process that can be killed and started again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _END = 5.0  # seconds until it must have ended after it was told to
 
 
 class ServerProcess:
-    """Starts the server; a context manager that kills it at its end. Not for several threads.
+    """Starts the gateway; a context manager that kills it at its end. Not for several threads.
 
     Attributes:
         port: Where it listens on 127.0.0.1; 0 before the first start, and the same ever after.
@@ -49,7 +49,7 @@ class ServerProcess:
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start it and wait until it listens.
+        """Start it, while there is none, and wait until it listens.
 
         Raises:
             DemoError: It does not come up; the text says why.
@@ -69,19 +69,29 @@ class ServerProcess:
                 self.kill()
                 complaints.seek(0)
                 last = (complaints.read().strip().splitlines() or ["it said nothing"])[-1]
-                raise DemoError(f"the demo's server did not start: {last}")
+                raise DemoError(f"the demo's gateway did not start: {last}")
             self.port = int(line)
 
     def stop(self) -> None:
-        """Let it close its connections properly and end, as a deployment does."""
-        process = self._process
-        if process is None:
-            return
-        assert process.stdin is not None
-        process.stdin.close()
+        """Let it finish what it has received, and then end, as a deployment does. Does not wait."""
+        if self._process is not None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+
+    def wait(self) -> bool:
+        """Wait until it has ended after `stop`; if that takes too long, it is killed.
+
+        Returns:
+            Whether it has ended by itself. Then it had finished with everything: it would not have
+            given that up so soon.
+        """
+        if self._process is None:
+            return False
         with suppress(subprocess.TimeoutExpired):
-            process.wait(_END)
-        self.kill()  # if it has not ended by itself
+            self._process.wait(_END)
+        has_ended = self._process.returncode == 0
+        self.kill()
+        return has_ended
 
     def kill(self) -> None:
         """End it at once, without a word to anybody."""

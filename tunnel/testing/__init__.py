@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tunnel.testing.clock import FakeClock, FakeTimer
 from tunnel.testing.driving import drive
+from tunnel.testing.gateway import ScriptedGateway
 from tunnel.testing.scripted import ScriptedTransport
 
-__all__ = ["FakeClock", "FakeTimer", "ScriptedTransport", "drive"]
+__all__ = ["FakeClock", "FakeTimer", "ScriptedGateway", "ScriptedTransport", "drive"]

@@ -41,6 +41,7 @@ class ScriptedTransport:
             longer than its time-out fails when that is over; a pong that is still under way when
             its connection ends is lost.
         on_message: Called with each message that comes; may call `send`, for an echo.
+        response_headers: Of the answer to the upgrade, with names in lower case.
     """
 
     def __init__(self, clock: FakeClock) -> None:
@@ -54,6 +55,7 @@ class ScriptedTransport:
         self.is_silent = False
         self.latency = 0.0
         self.on_message: Callable[[Message], object] | None = None
+        self.response_headers: dict[str, str] = {}
 
     def __call__(self, waker: Waker) -> Transport:
         """Make the transport of one dial."""
@@ -157,7 +159,7 @@ class _ScriptedConnection:
     @property
     def response_headers(self) -> dict[str, str]:
         """See `Transport`."""
-        return {}
+        return dict(self._peer.response_headers)
 
     def open(self, request: DialRequest, interrupted: Callable[[], bool]) -> None:
         """See `Transport`."""

@@ -1,0 +1,37 @@
+"""A program that sends numbered messages from a queue on disk, until somebody kills it.
+
+``python durable_sender.py URL QUEUE LABEL COUNT``: sends ``LABEL:0`` to ``LABEL:COUNT-1``, and
+writes a line with each number once `send` has returned; at the end it flushes, and writes "done".
+"""
+
+from __future__ import annotations
+
+import sys
+
+from tunnel import RequestQueue, TunnelConfig, TunnelService
+
+
+def main() -> None:
+    """Send."""
+    url, path, label, count = sys.argv[1:]
+    config = TunnelConfig(
+        reconnect_base_delay=0.01,
+        reconnect_max_delay=0.05,
+        max_reconnect_attempts=None,
+        max_queue_size=500,
+    )
+    with RequestQueue(500, path=path) as queue:
+        service = TunnelService(config, request_queue=queue, on_message=lambda message: None)
+        service.connect(url, timeout=30)
+        for number in range(int(count)):
+            service.send(f"{label}:{number}", timeout=None)
+            sys.stdout.write(f"{number}\n")
+            sys.stdout.flush()
+        if service.flush(60):
+            sys.stdout.write("done\n")
+            sys.stdout.flush()
+        service.disconnect()
+
+
+if __name__ == "__main__":
+    main()

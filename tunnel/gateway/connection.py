@@ -1,0 +1,143 @@
+"""One WebSocket of the gateway: websockets' connection, with a way to write much at once.
+
+websockets reads, answers pings and does the handshakes. What it writes goes through a coroutine and
+a system call for each message; here many messages are joined into one write, at once if the
+transport has room. It has not: the one who writes is called back when it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from websockets.asyncio.server import ServerConnection
+from websockets.protocol import State
+
+from tunnel.gateway.liveness import Liveness
+
+BUFFER_SIZE = 128 * 1024
+"""Bytes that wait in a transport before nothing more is written to it."""
+
+
+class GatewayConnection(ServerConnection):
+    """A client's connection. For the event loop's thread.
+
+    Args:
+        *args: As for websockets' connection, which is made by its server.
+        liveness: Its signs of life.
+        on_made: Called when it is there, before anything was said.
+        on_lost: Called when it is gone.
+        **options: As for websockets' connection.
+
+    Attributes:
+        user: Who has authenticated.
+        liveness: Its signs of life.
+        on_writable: Called when it can be written to again.
+        is_held: We do not read what it sends, so its silence means nothing.
+        written: Bytes that were written to it.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        liveness: Liveness,
+        on_made: Callable[[GatewayConnection], None],
+        on_lost: Callable[[GatewayConnection], None],
+        **options: Any,
+    ) -> None:
+        super().__init__(*args, **options)
+        self._on_made = on_made
+        self._on_lost = on_lost
+        self.user = ""
+        self.liveness = liveness
+        self.on_writable: Callable[[], None] | None = None
+        self.is_held = False
+        self.written = 0
+        self._is_congested = False
+        self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def peer(self) -> str:
+        """Where the client is, for logs."""
+        address = self.remote_address
+        return f"{address[0]}:{address[1]}" if address else "unknown"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the opening handshake is done, and the closing one not begun."""
+        return self.protocol.state is State.OPEN
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether it takes more now."""
+        return self.is_open and not self._is_congested
+
+    def write(self, messages: Iterable[str | bytes]) -> None:
+        """Write messages: text or binary. Only while `is_writable`; else they may be lost."""
+        protocol = self.protocol
+        for message in messages:
+            if isinstance(message, str):
+                protocol.send_text(message.encode())
+            else:
+                protocol.send_binary(message)
+        self._flush()
+
+    def send_ping(self) -> None:
+        """Ask for a sign of life."""
+        if self.is_open:
+            self.protocol.send_ping(b"")
+            self._flush()
+
+    @property
+    def pending(self) -> int:
+        """Bytes that the network has not taken yet."""
+        return self.transport.get_write_buffer_size()
+
+    def start_closing(self, code: int, reason: str) -> None:
+        """Close it, without waiting for the client."""
+        self._closing = self.loop.create_task(self.close(code, short(reason)))
+
+    def abort(self) -> None:
+        """Close it at once, without a word."""
+        self.transport.abort()
+
+    def _flush(self) -> None:
+        chunks = self.protocol.data_to_send()
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self.written += len(data)
+        self.transport.write(data)
+
+    # What asyncio calls (asyncio.Protocol)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is there; nothing was said yet."""
+        super().connection_made(transport)
+        self._on_made(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        super().connection_lost(exc)
+        self._on_lost(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+        self.liveness.heard(self.loop.time())
+        super().data_received(data)
+
+    def pause_writing(self) -> None:
+        """The transport has enough."""
+        super().pause_writing()
+        self._is_congested = True
+
+    def resume_writing(self) -> None:
+        """The transport takes more again."""
+        super().resume_writing()
+        self._is_congested = False
+        if self.on_writable is not None:
+            self.on_writable()
+
+
+def short(reason: str) -> str:
+    """A reason that fits into a close frame (RFC 6455, section 5.5)."""
+    return reason.encode()[:123].decode(errors="ignore")

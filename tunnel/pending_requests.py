@@ -1,0 +1,400 @@
+"""The client's side of requests: which are outstanding, and how each of them ends.
+
+Theory of operation
+-------------------
+
+A request is outstanding from `PendingRequests.submit` until the first of these happens:
+
+=====================  ============================  ===============  ===========================
+what ends it           the caller's future           circuit breaker  metrics
+=====================  ============================  ===============  ===========================
+answer, 502 to 504     the response                  failure          failed, ``HTTP 502`` ...
+any other answer       the response                  success          successful
+its time is up         `RequestTimeoutError`         failure          failed
+the session is lost    `SessionLostError`            failure          failed
+the tunnel rests       whatever error that is        not counted      failed
+the caller cancels     cancelled                     not counted      not counted
+=====================  ============================  ===============  ===========================
+
+502, 503 and 504 are what a gateway says in place of a service that gave no answer. Every other
+status, 4xx and 500 too, was somebody's answer, so the way to them works: the breaker judges the
+peer by it, and a circuit on trial closes. To the metrics a request is successful if it was
+answered in this sense; they tell how the tunnel does, not how the service likes what it is asked.
+
+Whoever takes a request out of the register, under the lock, ends it, alone. An answer to one that
+is not there any more is late, and dropped. A caller who cancels has an answer that comes at the
+same time against him; the state of the future decides, and it is claimed before it is set.
+
+The register has one timer for all its requests, set for the earliest deadline, and forgets the
+deadlines of those that have ended in bulk: ten thousand outstanding ones cost no more each than
+ten.
+
+`Outstanding` is the register, without a lock, threads or time; `PendingRequests` is its shell.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import heapq
+import itertools
+import random
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from loguru import logger
+
+from tunnel.arguments import checked_limit
+from tunnel.circuit_breaker import CircuitBreaker, Permit
+from tunnel.clock import Clock
+from tunnel.errors import PayloadTypeError, RequestTimeoutError, SessionLostError, TunnelError
+from tunnel.metrics_collector import MetricsCollector
+from tunnel.request_frames import (
+    MalformedRequest,
+    TunnelRequest,
+    decode_response,
+    encode_cancel,
+    encode_request,
+)
+from tunnel.request_queue import RequestPriority
+from tunnel.responses import Headers, TunnelResponse
+from tunnel.session_frames import FrameKind, Parcel, SessionViolation
+from tunnel.timers import TimerHandle, timers_of
+
+# What a gateway says when there is no answer: bad gateway, unavailable, time-out (RFC 9110, 15.6).
+_NO_ANSWER = frozenset({502, 503, 504})
+
+_FORGOTTEN = 64
+"""Deadlines of ended requests that may be kept besides as many as there are outstanding ones."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """One request that is outstanding. Times are seconds on the monotonic clock.
+
+    Attributes:
+        request_id: Its number.
+        parcel: The frame's payload.
+        priority: Its place in the queue; its cancellation has the same, so that it comes later.
+        future: The caller's.
+        permit: The circuit breaker's.
+        started: When it was asked.
+        timeout: Seconds from then until it ends without an answer.
+    """
+
+    request_id: int
+    parcel: Parcel
+    priority: RequestPriority
+    future: Future[TunnelResponse]
+    permit: Permit
+    started: float
+    timeout: float
+
+
+class Outstanding:
+    """The register of requests and their deadlines. Pure; not thread-safe."""
+
+    def __init__(self) -> None:
+        self._requests: dict[int, Pending] = {}
+        # A heap of deadline and id. Of those that have ended, some are still in it.
+        self._deadlines: list[tuple[float, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def add(self, request: Pending) -> None:
+        """Register a request; its time does not run out before `watch`."""
+        self._requests[request.request_id] = request
+
+    def watch(self, request: Pending) -> None:
+        """Give a request its deadline; of one that has ended meanwhile nothing comes."""
+        deadline = request.started + request.timeout
+        heapq.heappush(self._deadlines, (deadline, request.request_id))
+
+    def take(self, request_id: int) -> Pending | None:
+        """Take one out; None if it is not there."""
+        request = self._requests.pop(request_id, None)
+        if len(self._deadlines) > 2 * len(self._requests) + _FORGOTTEN:
+            self._deadlines = [d for d in self._deadlines if d[1] in self._requests]
+            heapq.heapify(self._deadlines)
+        return request
+
+    def take_due(self, now: float) -> list[Pending]:
+        """Take out all whose time is up, by their deadlines."""
+        due = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            request = self._requests.pop(heapq.heappop(self._deadlines)[1], None)
+            if request is not None:
+                due.append(request)
+        return due
+
+    def take_all(self) -> list[Pending]:
+        """Take out all, in the order in which they were added."""
+        requests = list(self._requests.values())
+        self._requests.clear()
+        self._deadlines.clear()
+        return requests
+
+    def next_due(self) -> float | None:
+        """The earliest deadline; None without one."""
+        while self._deadlines and self._deadlines[0][1] not in self._requests:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+
+class PendingRequests:
+    """Asks, and gives each answer to who asked for it. Safe to use from any thread.
+
+    A future is completed, and its callbacks run, on the thread that brings its end: the one that
+    reports the answer or the loss, or the timers'. What they raise is logged by
+    `concurrent.futures` and harms nobody.
+
+    Args:
+        clock: The source of time, and of timers.
+        metrics: Gets latency and outcome of each request.
+        breaker: Asked before each request, and told how it ended.
+        post: Called as ``post(parcel, priority, timeout)`` to send a REQUEST or a CANCEL, without
+            a lock; waits for room at most `timeout` seconds and raises a `TunnelError` if there is
+            none. With 0 it must not wait: it may be called on the timers' thread then.
+        default_timeout: Asked for the seconds that a request gets which does not say so itself.
+        rng: Where the first number of a request comes from; None: the system's random source.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        metrics: MetricsCollector,
+        breaker: CircuitBreaker,
+        post: Callable[[Parcel, RequestPriority, float], object],
+        default_timeout: Callable[[], float],
+        rng: random.Random | None = None,
+    ) -> None:
+        self._clock = clock
+        self._timers = timers_of(clock)
+        self._metrics = metrics
+        self._breaker = breaker
+        self._post = post
+        self._default_timeout = default_timeout
+        # From anywhere within 63 bits: an answer to a process that has died, replayed to this one,
+        # must not be taken for the answer to another request.
+        self._ids = itertools.count((rng or random.SystemRandom()).getrandbits(63))
+        self._lock = threading.Lock()  # guards all below
+        self._outstanding = Outstanding()
+        self._late = 0
+        self._timer: TimerHandle | None = None
+        self._timer_due = 0.0
+        self._timers_set = 0  # counts them: one that was cancelled may be about to run
+
+    @property
+    def outstanding(self) -> int:
+        """How many requests have not ended."""
+        return len(self._outstanding)
+
+    @property
+    def late(self) -> int:
+        """How many answers came that nobody waited for any more."""
+        return self._late
+
+    def submit(
+        self,
+        payload: str | bytes | bytearray | memoryview,
+        *,
+        method: str = "POST",
+        path: str = "/",
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
+        priority: RequestPriority = RequestPriority.NORMAL,
+        timeout: float | None = None,
+    ) -> Future[TunnelResponse]:
+        """Ask. Waits only as long as `post` does for room.
+
+        Args:
+            payload: The body; `str` goes as UTF-8.
+            method: A token of HTTP, such as GET.
+            path: Begins with a slash; percent-encoded, with the query if there is one.
+            headers: A mapping, or pairs of name and value.
+            priority: Its place in the queue.
+            timeout: Seconds for everything, from this call on (requirement 5.6); None: the default.
+
+        Returns:
+            What will have the response, or the error of the table above. `cancel` ends it until it
+            is answered, and tells the peer.
+
+        Raises:
+            CircuitOpenError: Too many requests in a row have failed (requirement 5.7).
+            ConfigurationError: `method`, `path`, `headers` or `timeout` are not valid.
+            PayloadTypeError: `payload` is neither `str` nor bytes-like.
+            TypeError: Another argument has the wrong type.
+            ValueError: `payload` is text with a lone surrogate, which UTF-8 does not have.
+            TunnelError: What `post` raised; the request was not sent and does not count.
+        """
+        started = self._clock.monotonic()
+        if timeout is None:
+            timeout = self._default_timeout()
+        timeout = checked_limit("timeout", timeout)
+        if not isinstance(priority, RequestPriority):
+            raise TypeError(f"priority must be a RequestPriority, not {priority!r}")
+        body = _body(payload)
+        asked = TunnelRequest(next(self._ids), method, path, Headers(headers), body)
+        parcel = Parcel(FrameKind.REQUEST, encode_request(asked))
+        permit = self._breaker.allow()
+        request = Pending(asked.request_id, parcel, priority, Future(), permit, started, timeout)
+        self._send(request)
+        return request.future
+
+    def answered(self, parcel: Parcel) -> None:
+        """Take a RESPONSE from the peer. An answer that comes late is dropped and counted.
+
+        Raises:
+            SessionViolation: It is malformed.
+        """
+        try:
+            response = decode_response(parcel)
+        except MalformedRequest as error:
+            raise SessionViolation(f"a malformed RESPONSE: {error}") from None
+        request = self._take(response.request_id)
+        if request is None:
+            with self._lock:
+                self._late += 1
+            return
+        if not self._claim(request):
+            return
+        latency = self._latency(request)
+        if response.status_code in _NO_ANSWER:
+            self._breaker.record_failure(request.permit)
+            self._metrics.record_request(latency, False, f"HTTP {response.status_code}")
+        else:
+            self._breaker.record_success(request.permit)
+            self._metrics.record_request(latency, True)
+        request.future.set_result(dataclasses.replace(response, latency=latency))
+
+    def fail_all(self, error: TunnelError) -> None:
+        """Let all that are outstanding end with an error: no answer to them can come any more.
+
+        Args:
+            error: Why; each future gets a copy, since raising an exception changes it. Only a
+                `SessionLostError` counts as failure for the circuit breaker.
+        """
+        with self._lock:
+            requests = self._outstanding.take_all()
+            self._plan()
+        is_failure = isinstance(error, SessionLostError)
+        for request in requests:
+            request.parcel.is_withdrawn = True
+            self._fail(request, copy.copy(error), is_failure)
+
+    def _send(self, request: Pending) -> None:
+        """Register a request and post it; if that fails, nothing of it remains."""
+        request.future.add_done_callback(functools.partial(self._on_done, request.request_id))
+        with self._lock:
+            self._outstanding.add(request)  # first: the answer may come before `post` returns
+        try:
+            self._post(request.parcel, request.priority, request.timeout)
+            # Only now, or a wait for room that is in vain could count as a failure of the peer.
+            with self._lock:
+                self._outstanding.watch(request)
+                self._plan()
+        except BaseException:
+            if self._take(request.request_id) is not None:
+                request.parcel.is_withdrawn = True
+                self._breaker.record_ignored(request.permit)
+            raise
+
+    def _on_done(self, request_id: int, future: Future[TunnelResponse]) -> None:
+        """A future is done, by us or by its caller's `cancel`.
+
+        It gets the id alone: a future that knew its request would be part of a reference cycle, and
+        the response would stay until the garbage collector comes by.
+        """
+        if not future.cancelled():
+            return
+        request = self._take(request_id)
+        if request is not None:  # else whoever took it finds it cancelled
+            self._claim(request)
+            self._withdraw(request)
+
+    def _on_time(self, number: int) -> None:
+        with self._lock:
+            if number == self._timers_set:
+                self._timer = None
+            requests = self._outstanding.take_due(self._clock.monotonic())
+            self._plan()
+        for request in requests:
+            timeout = request.timeout
+            message = f"the request was not answered within {timeout:g} s"
+            self._fail(request, RequestTimeoutError(message, timeout=timeout), True)
+            self._withdraw(request)
+
+    def _fail(self, request: Pending, error: TunnelError, is_failure: bool) -> None:
+        if not self._claim(request):
+            return
+        if is_failure:
+            self._breaker.record_failure(request.permit)
+        else:
+            self._breaker.record_ignored(request.permit)
+        self._metrics.record_request(self._latency(request), False, error.code)
+        request.future.set_exception(error)
+
+    def _claim(self, request: Pending) -> bool:
+        """Whether the future is ours to complete: it was not cancelled, and cannot be from now on.
+
+        Also wakes those who wait for one that was cancelled (`concurrent.futures.wait`).
+        """
+        try:
+            is_ours = request.future.set_running_or_notify_cancel()
+        except Exception:  # its owner has completed it, which is nobody's loss but his own
+            is_ours = False
+        if not is_ours:
+            self._breaker.record_ignored(request.permit)
+        return is_ours
+
+    def _withdraw(self, request: Pending) -> None:
+        """Have a request that nobody waits for not sent; or, if it may have been, cancelled."""
+        request.parcel.is_withdrawn = True
+        cancel = Parcel(FrameKind.CANCEL, encode_cancel(request.request_id))
+        try:
+            self._post(cancel, request.priority, 0.0)
+        except Exception as error:  # then the peer works in vain, and its answer is late
+            logger.debug("a request's cancellation was not sent: {}", error)
+
+    def _take(self, request_id: int) -> Pending | None:
+        with self._lock:
+            request = self._outstanding.take(request_id)
+            self._plan()
+        return request
+
+    def _plan(self) -> None:
+        """See to it that there is a timer, no later than the next deadline. Needs the lock.
+
+        One that is too early stays: it finds nothing due, and plans anew.
+        """
+        due = self._outstanding.next_due()
+        if self._timer is not None and (due is None or due < self._timer_due):
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None and due is not None:
+            self._timers_set += 1
+            callback = functools.partial(self._on_time, self._timers_set)
+            self._timer = self._timers.call_at(due, callback)
+            self._timer_due = due
+
+    def _latency(self, request: Pending) -> float:
+        # Not below 0, which the metrics refuse: a test that unfreezes time can turn the clock back.
+        return max(0.0, self._clock.monotonic() - request.started)
+
+
+def _body(payload: object) -> bytes:
+    if isinstance(payload, str):
+        try:
+            return payload.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"the text cannot be sent: character {error.start} is a lone surrogate, "
+                "which UTF-8 does not have"
+            ) from None
+    if isinstance(payload, (bytes, bytearray, memoryview)):
+        return bytes(payload)
+    raise PayloadTypeError(f"a payload is str or bytes-like, not {type(payload).__name__}")

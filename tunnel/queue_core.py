@@ -1,0 +1,259 @@
+"""What a request queue is before anything goes in or out: its lock, its bound, and who watches it.
+
+`tunnel.request_queue` has the rules, and adds what changes the queue.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from tunnel.backpressure import Backpressure, BackpressureSignal
+from tunnel.clock import SYSTEM_CLOCK, Clock
+from tunnel.queue_entries import NEVER, QueueEntries
+from tunnel.queue_journal import QueueJournal
+
+_R = TypeVar("_R")
+
+
+class QueueCore:
+    """Looking at a queue, waiting for it to change, and being told that it fills up.
+
+    Args:
+        max_size: How many items may be held, those taken but not confirmed included.
+        clock: Judges expiry and does the waiting; the system's if not given.
+    """
+
+    def __init__(self, max_size: int, clock: Clock | None) -> None:
+        self._clock = SYSTEM_CLOCK if clock is None else clock
+        # The lock guards all that follows. Callbacks, the log and the file are called without it;
+        # setting an event is none of these, and happens with it.
+        self._lock = threading.Lock()
+        self._max_size = _checked_bound(max_size)
+        self._entries = QueueEntries()
+        self._backpressure = Backpressure(self._lock, max_size)
+        self._waiters: list[_Waiter] = []
+        # What the queue keeps on file, if it does; it has a lock of its own, taken after this one.
+        self._journal: QueueJournal | None = None
+
+    def __repr__(self) -> str:
+        """For example ``<RequestQueue 3 of 100, 1 taken>``."""
+        with self._lock:
+            held, taken = self._entries.held(), len(self._entries.taken)
+        return f"<{type(self).__name__} {held} of {self._max_size}, {taken} taken>"
+
+    # Looking
+
+    def snapshot(self) -> tuple[Any, ...]:
+        """All that is not done, in the order in which it would go out: the taken first."""
+        return tuple(entry[0] for entry in self._locked(self._entries.all))
+
+    @property
+    def max_size(self) -> int:
+        """How many items may be held."""
+        return self._max_size
+
+    @property
+    def size(self) -> int:
+        """How many items are held: waiting, or taken and not confirmed."""
+        return self._locked(self._entries.held)
+
+    @property
+    def waiting(self) -> int:
+        """How many items wait to be taken. Cheap while no item with an expiry is held."""
+        if self._entries.next_expiry != NEVER:
+            self._locked(self._entries.held)
+        return self._entries.waiting
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes those are together at most, on the wire.
+
+        Exact for bytes-like items and ASCII texts; another text counts four bytes a character.
+        """
+        return self._entries.waiting_bytes
+
+    @property
+    def next_length(self) -> int | None:
+        """How many bytes the item has at most that would be handed out next; None: there is none.
+
+        Counted as for `waiting_bytes`.
+        """
+        return self._locked(self._entries.next_length)
+
+    @property
+    def expired(self) -> int:
+        """How many items were dropped so far because they had expired."""
+        self._locked(self._entries.held)
+        return self._entries.expired
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits to be taken."""
+        return self.waiting == 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether an item would be refused now."""
+        return self._locked(self._entries.used) >= self._max_size
+
+    @property
+    def fill(self) -> float:
+        """The part of the bound that is in use, 0 to 1."""
+        return min(1.0, self.size / self._max_size)
+
+    def resize(self, max_size: int) -> None:
+        """Change the bound. Nothing is dropped: a queue above its bound refuses until it is below.
+
+        Args:
+            max_size: As for the class.
+
+        Raises:
+            TypeError, ValueError: as for the class; the bound is unchanged.
+        """
+        self._locked(self._set_bound, _checked_bound(max_size))
+
+    def _set_bound(self, max_size: int) -> None:
+        self._max_size = max_size
+        self._backpressure.set_bound(max_size)
+
+    # Waiting
+
+    def wait_for_room(
+        self, timeout: float | None = None, *, unless: Callable[[], bool] | None = None
+    ) -> bool:
+        """Wait until an item would be accepted. All who wait are woken; the quickest gets the room.
+
+        Args:
+            timeout: How many seconds to wait at most; None: for ever, 0: not at all.
+            unless: Asked before each wait, without the lock; if it is true there is no waiting.
+                Whoever makes it true and then calls `interrupt` ends every wait, also one that is
+                only about to begin.
+
+        Returns:
+            True: there is room now. False: the time was up, or the wait was interrupted.
+        """
+        return self._wait_until(
+            lambda: self._entries.used() < self._max_size, timeout, unless, is_for_room=True
+        )
+
+    def wait_until_empty(self, timeout: float | None = None) -> bool:
+        """Wait until nothing is held any more: all is confirmed, dropped or expired.
+
+        Args:
+            timeout: As for `wait_for_room`; `interrupt` does not end this wait.
+
+        Returns:
+            Whether the queue was empty in time.
+        """
+        return self._wait_until(lambda: self._entries.held() == 0, timeout, is_for_room=False)
+
+    def _wait_until(
+        self,
+        condition: Callable[[], bool],
+        timeout: float | None,
+        unless: Callable[[], bool] | None = None,
+        *,
+        is_for_room: bool,
+    ) -> bool:
+        deadline = NEVER if timeout is None else self._clock.monotonic() + timeout
+        waiter = _Waiter(condition, is_for_room)
+        with self._lock:
+            self._waiters.append(waiter)
+        try:
+            while not self._locked(self._look, waiter):
+                if waiter.interrupted or (unless is not None and unless()):
+                    return False
+                now = self._clock.monotonic()
+                if now >= deadline:
+                    return False
+                pause = max(0.0, min(deadline, waiter.next_expiry) - now)
+                self._clock.wait(
+                    waiter.event, None if pause == NEVER else min(pause, threading.TIMEOUT_MAX)
+                )
+            return True
+        finally:
+            with self._lock:
+                self._waiters.remove(waiter)
+
+    def _look(self, waiter: _Waiter) -> bool:
+        # Cleared under the lock that guards what is looked at: a later wake-up is not lost.
+        waiter.event.clear()
+        waiter.next_expiry = self._entries.next_expiry
+        return waiter.condition()
+
+    def interrupt(self) -> None:
+        """End the waits for room that are under way, as when the link is lost."""
+        with self._lock:
+            for waiter in self._waiters:
+                waiter.interrupted = waiter.is_for_room
+            self._wake()
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            waiter.event.set()
+
+    # Backpressure
+
+    def subscribe(self, callback: Callable[[BackpressureSignal], object]) -> Callable[[], None]:
+        """Be told when the queue becomes at least 80 % full, and when it is not any more.
+
+        The callback runs without the lock, in the thread whose call made the difference or in one
+        that was delivering already; signals arrive in order, one at a time. What it raises is
+        logged.
+
+        Args:
+            callback: Called with each signal.
+
+        Returns:
+            A function that ends the subscription; a signal on its way may still arrive.
+        """
+        return self._backpressure.subscribe(callback)
+
+    def _locked(self, operation: Callable[..., _R], *args: Any) -> _R:
+        """Drop what has expired, run an operation under the lock, then tell whoever has to know."""
+        entries, backpressure = self._entries, self._backpressure
+        with self._lock:
+            if entries.next_expiry != NEVER:
+                now = self._clock.monotonic()
+                if now >= entries.next_expiry:
+                    entries.expire(now)
+                    self._note_expired()
+            result = operation(*args)
+            held = entries.waiting + len(entries.taken)
+            if (held >= backpressure.threshold) is not backpressure.is_on:
+                backpressure.turn(held)
+            for waiter in self._waiters:
+                if waiter.condition():
+                    waiter.event.set()
+        if backpressure.pending:
+            backpressure.deliver()
+        return result
+
+    def _note_expired(self) -> None:
+        """Needs the lock. What has expired is useless on file, too."""
+        rows, self._entries.expired_rows = self._entries.expired_rows, []
+        if self._journal is not None and rows:
+            self._journal.forget_later(rows)
+
+
+class _Waiter:
+    """One thread that waits. Its fields are guarded by the queue's lock."""
+
+    __slots__ = ("condition", "event", "interrupted", "is_for_room", "next_expiry")
+
+    def __init__(self, condition: Callable[[], bool], is_for_room: bool) -> None:
+        self.condition = condition  # needs the lock
+        self.is_for_room = is_for_room
+        self.event = threading.Event()
+        self.interrupted = False
+        self.next_expiry = NEVER
+
+
+def _checked_bound(max_size: Any) -> int:
+    if not isinstance(max_size, int) or isinstance(max_size, bool):
+        raise TypeError(f"max_size must be an integer, not {max_size!r}")
+    if max_size < 1:
+        raise ValueError(f"max_size must be at least 1, not {max_size}")
+    return max_size

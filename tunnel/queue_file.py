@@ -1,0 +1,280 @@
+"""The file of a durable queue: opening it, refusing it, and mending it when it is damaged.
+
+The file is an SQLite database in WAL mode with ``synchronous=NORMAL``: a commit is handed to the
+operating system before it returns, so it outlives the process, killed or not; the disk itself is
+waited for only at checkpoints, so a loss of power can take the last moments before it, but never
+leaves half a commit.
+
+The lock is SQLite's own, exclusive from the first moment (``locking_mode=EXCLUSIVE``). It goes with
+the process that holds it, however that ends. It also goes when that process closes *any* descriptor
+of the file: so nothing here opens the file beside SQLite while it may be locked.
+
+A file that is not ours is refused and not touched. A damaged one is copied to a name beside it, and
+then replaced, in one transaction, by what `tunnel.queue_salvage` can read of it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+import shutil
+import sqlite3
+import threading
+from contextlib import closing, suppress
+from itertools import count
+
+from loguru import logger
+
+from tunnel.clock import Clock
+from tunnel.errors import QueueInUseError, QueueStorageError
+from tunnel.queue_log import hidden_frames
+from tunnel.queue_rows import TABLES, insertion
+from tunnel.queue_salvage import PAGE_SIZE, ROOTS, mended_header, salvage
+
+FAILURES = (sqlite3.Error, ValueError)
+"""What SQLite's module raises on a damaged file; ValueError if an error quotes a damaged name."""
+
+_APPLICATION = 0x54554E51  # "TUNQ"; in the header, it marks the file as ours
+_VERSION = 1
+_SCHEMA = [
+    (f"CREATE TABLE {name} ({', '.join(columns)})".encode(), root)
+    for root, (name, columns) in zip(ROOTS, TABLES.items(), strict=True)
+]
+_PATIENCE = 10  # attempts; two that open a file at the same time can be in each other's way
+_PAUSE = 0.05  # seconds at most, between two of them
+
+
+class _DamagedError(Exception):
+    """SQLite finds the file malformed."""
+
+
+class _ForeignError(Exception):
+    """The file is none of ours, or none that this version understands."""
+
+
+def storage_error(path: str, reason: object) -> QueueStorageError:
+    """The error that says which file failed, and why."""
+    return QueueStorageError(f"the queue's file {path}: {reason}", context={"path": path})
+
+
+def open_file(path: str, clock: Clock) -> tuple[sqlite3.Connection, int]:
+    """Open the file of a queue, and make it if there is none; mend it if it is damaged.
+
+    Args:
+        path: Where it is.
+        clock: Measures the pauses while somebody else has it, half a second at most.
+
+    Returns:
+        A connection in autocommit mode, for any thread; and how many damaged records were left out.
+
+    Raises:
+        QueueInUseError: Another queue has it open, here or in another process.
+        QueueStorageError: It cannot be used; it is as it was.
+    """
+    for attempts_left in reversed(range(_PATIENCE)):
+        try:
+            return _opened(path)
+        except OSError as error:
+            raise storage_error(path, error.strerror or error) from error
+        except _ForeignError as error:
+            raise storage_error(path, error) from None
+        except FAILURES as error:
+            if str(error) != "database is locked":
+                raise storage_error(path, error) from error
+            if not attempts_left:
+                raise QueueInUseError(
+                    f"the queue's file {path} is in use by another queue", context={"path": path}
+                ) from None
+            clock.wait(threading.Event(), random.uniform(0, _PAUSE))
+    raise AssertionError  # the last attempt returns or raises
+
+
+def _opened(path: str) -> tuple[sqlite3.Connection, int]:
+    _create(path)
+    connection = _connect(path)
+    try:
+        lost = 0
+        try:
+            _prepare(connection)
+            hidden = _hidden_pages(connection, path)
+            if hidden:
+                lost = _replace(connection, path, hidden)
+        except _DamagedError:
+            connection.close()
+            _mend_header(path)
+            connection = _connect(path)
+            lost = _mended(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection, lost
+
+
+def _mended(connection: sqlite3.Connection, path: str) -> int:
+    """Mend what is damaged, now that the header is as it must be."""
+    try:
+        _prepare(connection)
+    except _DamagedError:
+        return _replace(connection, path, {})
+    logger.warning("the header of the queue's file {} was damaged; it is mended", path)
+    return 0
+
+
+def _create(path: str) -> None:
+    """Make an empty file that only its owner may read: it will hold the session's token."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    connection.text_factory = bytes  # a damaged text must not raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Lock the file, see what it is, and make it ready.
+
+    Raises:
+        _DamagedError: It was ours, and SQLite cannot make sense of it.
+        _ForeignError: It is not ours.
+        sqlite3.Error: It is locked, or cannot be written to.
+    """
+    try:
+        _lock(connection)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        # Deleted rows are overwritten where that costs no further write.
+        connection.execute("PRAGMA secure_delete=FAST")
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        is_sound = verdict == b"ok" and _schema(connection) == _SCHEMA
+    except FAILURES as error:
+        if isinstance(error, ValueError) or _tells_of_damage(error):
+            raise _DamagedError from error
+        raise
+    if not is_sound:
+        raise _DamagedError
+
+
+def _tells_of_damage(error: Exception) -> bool:
+    return str(error).startswith(("database disk image", "malformed", "file is not a database"))
+
+
+def _lock(connection: sqlite3.Connection) -> None:
+    """Take the lock, for as long as the connection is open; make the tables in a new file."""
+    connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+    connection.execute(f"PRAGMA page_size={PAGE_SIZE}")
+    connection.execute("BEGIN EXCLUSIVE")  # in a file that may not be written to, it fails here
+    application = _header_field(connection, "application_id")
+    version = _header_field(connection, "user_version")
+    if application != _APPLICATION:
+        schema = _schema(connection)
+        if not schema and not application and not version:
+            _make_tables(connection)
+        elif schema != _SCHEMA:
+            raise _ForeignError("it is the database of another program")
+        _mark(connection)
+    elif version != _VERSION:
+        raise _ForeignError(f"it is of version {version}, and this program knows {_VERSION}")
+    connection.execute("COMMIT")
+
+
+def _header_field(connection: sqlite3.Connection, name: str) -> int:
+    value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
+    return value
+
+
+def _schema(connection: sqlite3.Connection) -> list[tuple[bytes, int]]:
+    sql = "SELECT sql, rootpage FROM sqlite_master ORDER BY rootpage"
+    return connection.execute(sql).fetchall()
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    for sql, _ in _SCHEMA:
+        connection.execute(sql.decode())
+
+
+def _mark(connection: sqlite3.Connection) -> None:
+    connection.execute(f"PRAGMA application_id={_APPLICATION}")
+    connection.execute(f"PRAGMA user_version={_VERSION}")
+
+
+# Mending. The connection is closed while the file is opened beside SQLite.
+
+
+def _mend_header(path: str) -> None:
+    """Correct the beginning of the file, if it can be told that it was ours."""
+    with open(path, "r+b") as file:
+        header = file.read(100)
+        size = file.seek(0, os.SEEK_END)
+        if int.from_bytes(header[68:72], "big") == _APPLICATION:
+            file.seek(0)
+            file.write(mended_header(header, size))
+
+
+def _hidden_pages(connection: sqlite3.Connection, path: str) -> dict[int, bytes]:
+    """The pages of the write-ahead log that SQLite does not see, because one of them is damaged.
+
+    Where that one belongs is not sure: it is put behind all others.
+    """
+    try:
+        with open(f"{path}-wal", "rb") as file:
+            log = file.read()
+    except FileNotFoundError:
+        return {}
+    _, known, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    frames = hidden_frames(log, max(0, known))
+    pages = {frame.page: frame.content for frame in frames if frame.is_whole}
+    (last,) = connection.execute("PRAGMA page_count").fetchone()
+    behind = count(max(last, *pages, 0) + 1)
+    return pages | {next(behind): frame.content for frame in frames if not frame.is_whole}
+
+
+def _replace(connection: sqlite3.Connection, path: str, newer: dict[int, bytes]) -> int:
+    """Replace what is damaged by what can be read of it; keep a copy as it was.
+
+    Args:
+        connection: To the file.
+        path: Of the file.
+        newer: Pages that belong there, by number.
+
+    Returns:
+        How many damaged records are known to be left out.
+    """
+    aside = _copy_aside(connection, path)
+    with open(aside, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+        found = salvage(pages, newer)
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
+        fresh.execute(f"PRAGMA page_size={PAGE_SIZE}")
+        _make_tables(fresh)
+        _mark(fresh)
+        for name, rows in found.rows.items():
+            fresh.executemany(insertion(name), rows)
+        fresh.backup(connection)  # in one transaction, whatever was there
+    _prepare(connection)
+    logger.warning(
+        "the queue's file {} was damaged: {} messages could be read; as it was, it is kept as {}",
+        path,
+        len(found.rows["messages"]),
+        aside,
+    )
+    return found.damaged
+
+
+def _copy_aside(connection: sqlite3.Connection, path: str) -> str:
+    """Copy the file, page by page and with its write-ahead log, to a new one beside it."""
+    for number in count(1):
+        aside = f"{path}.damaged-{number}"
+        with suppress(FileExistsError):
+            os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            break
+    try:
+        with suppress(FileNotFoundError):
+            shutil.copyfile(f"{path}-wal", f"{aside}-log")
+        with closing(sqlite3.connect(aside)) as copy:
+            connection.backup(copy)
+    except BaseException:
+        os.unlink(aside)
+        raise
+    return aside

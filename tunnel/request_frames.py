@@ -1,0 +1,225 @@
+"""The bytes of requests, their answers and cancellations: `docs/wire-protocol.rst` in code. Pure.
+
+They travel as the payloads of numbered frames (`tunnel.session_frames`)::
+
+    REQUEST   id (8 bytes)  length (4)  {"method", "path", "headers": [[name, value], ...]}  body
+    RESPONSE  id (8 bytes)  length (4)  {"status", "headers": [[name, value], ...]}          body
+    CANCEL    id (8 bytes)
+
+Numbers are big-endian. `length` is that of the JSON, which is UTF-8; what it has besides these
+names means nothing and is let pass. All after it is the body.
+
+What is made here is valid, and what is decoded here was checked in the same way, so neither end can
+be made to write headers or requests that are not its own. Decoding looks at 64 KiB at most besides
+the body, which it only copies, and raises nothing but `MalformedRequest`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunnel.errors import ConfigurationError
+from tunnel.responses import Headers, TunnelResponse, check_request_id, check_types, is_token
+
+MAX_HEADER_SIZE = 65_536
+"""Bytes of the JSON at most: method, path and headers, or status and headers."""
+
+_PREFIX = struct.Struct(">QI")
+_ID = struct.Struct(">Q")
+
+# RFC 3986 leaves nothing but visible ASCII; "#" would begin a fragment, which is never sent.
+_PATH = re.compile(r"/[!\"$-~]*")
+
+
+class MalformedRequest(Exception):
+    """Bytes that are no request, response or cancellation. The text shows nothing secret of them.
+
+    Attributes:
+        request_id: The request that it is about, for an answer that says so; None if there are too
+            few bytes even for that.
+    """
+
+    def __init__(self, message: str, request_id: int | None = None) -> None:
+        super().__init__(message)
+        self.request_id = request_id
+
+
+@dataclass(frozen=True)
+class TunnelRequest:
+    """What the client asks of the other end.
+
+    Attributes:
+        request_id: The number by which the answer is found.
+        method: A token, such as GET (RFC 9110, section 5.6.2). Upper and lower case differ.
+        path: With the query, if there is one; as in a URL, percent-encoded. It may begin with two
+            slashes: append it to a base, never join it as a URL, or it may name another host.
+        headers: The header fields.
+        payload: The body.
+
+    Raises:
+        ConfigurationError: The id, the method or the path is not valid. The text shows neither.
+        TypeError: A value has the wrong type.
+    """
+
+    request_id: int
+    method: str
+    path: str
+    headers: Headers = field(default_factory=Headers)
+    payload: bytes = b""
+
+    def __post_init__(self) -> None:
+        check_types(
+            ("request_id", self.request_id, int),
+            ("method", self.method, str),
+            ("path", self.path, str),
+            ("headers", self.headers, Headers),
+            ("payload", self.payload, bytes),
+        )
+        check_request_id(self.request_id)
+        if not is_token(self.method):
+            raise ConfigurationError(
+                "the method is not a token (RFC 9110, 5.6.2), like GET or POST"
+            )
+        _check_path(self.path)
+
+    def __repr__(self) -> str:
+        path, has_query, _ = self.path.partition("?")
+        shown = f"{path}?..." if has_query else path  # a query may hold a token
+        return (
+            f"TunnelRequest({self.request_id}, {self.method} {shown}, {self.headers!r}, "
+            f"{len(self.payload)} bytes)"
+        )
+
+
+def encode_request(request: TunnelRequest) -> bytes:
+    """The payload of a REQUEST frame.
+
+    Raises:
+        ConfigurationError: Method, path and headers take more than `MAX_HEADER_SIZE` bytes.
+    """
+    header = {
+        "method": request.method,
+        "path": request.path,
+        "headers": request.headers.multi_items(),
+    }
+    return _joined(request.request_id, header, request.payload)
+
+
+def decode_request(payload: bytes) -> TunnelRequest:
+    """The request of a REQUEST frame.
+
+    Raises:
+        MalformedRequest: There is none, or it is not valid.
+    """
+    request_id, header, body = _split(payload)
+    try:
+        method, path = _value(header, "method"), _value(header, "path")
+        return TunnelRequest(request_id, method, path, Headers(_value(header, "headers")), body)
+    except (ConfigurationError, TypeError) as error:
+        raise _malformed(error, request_id) from None
+
+
+def encode_response(response: TunnelResponse) -> bytes:
+    """The payload of a RESPONSE frame. The latency stays behind.
+
+    Raises:
+        ConfigurationError: The headers take more than `MAX_HEADER_SIZE` bytes.
+    """
+    header = {"status": response.status_code, "headers": response.headers.multi_items()}
+    return _joined(response.request_id, header, response.payload)
+
+
+def decode_response(payload: bytes) -> TunnelResponse:
+    """The response of a RESPONSE frame; its latency is 0.0.
+
+    Raises:
+        MalformedRequest: There is none, or it is not valid.
+    """
+    request_id, header, body = _split(payload)
+    try:
+        status, headers = _value(header, "status"), Headers(_value(header, "headers"))
+        return TunnelResponse(request_id, status, headers, body)
+    except (ConfigurationError, TypeError) as error:
+        raise _malformed(error, request_id) from None
+
+
+def encode_cancel(request_id: int) -> bytes:
+    """The payload of a CANCEL frame.
+
+    Raises:
+        ConfigurationError: The id is out of bounds.
+    """
+    check_request_id(request_id)
+    return _ID.pack(request_id)
+
+
+def decode_cancel(payload: bytes) -> int:
+    """The id of the request that a CANCEL frame is about.
+
+    Raises:
+        MalformedRequest: There is none.
+    """
+    if len(payload) != _ID.size:
+        raise MalformedRequest(f"{len(payload)} bytes, not {_ID.size}")
+    request_id: int = _ID.unpack(payload)[0]
+    return request_id
+
+
+def _check_path(path: str) -> None:
+    if not path.startswith("/"):
+        raise ConfigurationError("the path must begin with /")
+    if not _PATH.fullmatch(path):
+        raise ConfigurationError(
+            "the path contains a space, a control character, a '#' or one that is not ASCII; "
+            "percent-encode it (urllib.parse.quote)"
+        )
+
+
+def _joined(request_id: int, header: Mapping[str, object], body: bytes) -> bytes:
+    encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    if len(encoded) > MAX_HEADER_SIZE:
+        raise ConfigurationError(
+            f"what goes before the body takes {len(encoded)} bytes, of {MAX_HEADER_SIZE} at most"
+        )
+    return b"".join((_PREFIX.pack(request_id, len(encoded)), encoded, body))
+
+
+def _split(payload: bytes) -> tuple[int, dict[str, Any], bytes]:
+    if len(payload) < _PREFIX.size:
+        known = _ID.unpack_from(payload)[0] if len(payload) >= _ID.size else None
+        raise MalformedRequest(f"{len(payload)} bytes, not {_PREFIX.size} or more", known)
+    request_id, size = _PREFIX.unpack_from(payload)
+    if size > MAX_HEADER_SIZE:
+        raise MalformedRequest(f"a header of {size} bytes, over {MAX_HEADER_SIZE}", request_id)
+    end = _PREFIX.size + size
+    if end > len(payload):
+        raise MalformedRequest(
+            f"a header of {size} bytes where {len(payload) - _PREFIX.size} follow", request_id
+        )
+    try:
+        header = json.loads(payload[_PREFIX.size : end].decode())
+    except (ValueError, RecursionError):
+        raise MalformedRequest("a header that is not JSON in UTF-8", request_id) from None
+    if not isinstance(header, dict):
+        raise MalformedRequest("a header that is no JSON object", request_id)
+    return request_id, header, payload[end:]
+
+
+def _value(header: Mapping[str, Any], name: str) -> Any:
+    """One value of a decoded header, not checked but for its being there."""
+    if name not in header:
+        raise TypeError(f"{name} is missing")
+    value = header[name]
+    if name == "headers" and not isinstance(value, list):  # an object could not repeat a name
+        raise TypeError(f"headers must be a list, not {type(value).__name__}")
+    return value
+
+
+def _malformed(error: ConfigurationError | TypeError, request_id: int) -> MalformedRequest:
+    text = error.message if isinstance(error, ConfigurationError) else str(error)
+    return MalformedRequest(text, request_id)

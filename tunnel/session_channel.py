@@ -1,0 +1,385 @@
+"""The client's end of a session in use: what its threads do to it, under one lock.
+
+The channel stands between the queue and the wire. A message gets its number when it leaves the
+queue for the wire, and from then on the session keeps it, not the queue; what the session has no
+room for stays in the queue, where senders wait. Which session there is, and what becomes of it when
+it is lost, is `tunnel.session_keeper`'s business.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
+from typing import cast
+
+from tunnel.metrics_collector import MetricsCollector
+from tunnel.outbox import Message
+from tunnel.request_queue import RequestPriority, RequestQueue
+from tunnel.session import Item, Loss, Session
+from tunnel.session_frames import Parcel, SessionViolation
+from tunnel.session_lifecycle import SessionState
+
+
+class SessionChannel:
+    """Numbers what goes out and unwraps what comes in, over any number of links.
+
+    Safe to use from any thread, as the methods say.
+
+    Args:
+        queue: Where messages wait for their number.
+        metrics: Counts what was written.
+        on_answer: Called with each answer to a request, by the reading thread; it raises
+            `SessionViolation` if it is none.
+        on_settled: Called when nothing is unacknowledged any more, by the reading thread.
+
+    Attributes:
+        session: The present session; None while there is none.
+        delivered_before: What the delivery had got before the session's first message.
+        losses: How often something unacknowledged was lost.
+        returns: How often a lost session has given back to the queue what was never written. While
+            it stays the same, messages only go from the queue to the session.
+    """
+
+    def __init__(
+        self,
+        queue: RequestQueue,
+        metrics: MetricsCollector,
+        *,
+        on_answer: Callable[[Parcel], None],
+        on_settled: Callable[[], None],
+    ) -> None:
+        self._queue = queue
+        self._metrics = metrics
+        self._on_answer = on_answer
+        self._on_settled = on_settled
+        # Guards the session and the fields below. The queue is never called with it held.
+        self._lock = threading.Lock()
+        self._settled = threading.Condition(self._lock)
+        self._first: deque[Message] = deque()  # the application goes first on a new link
+        self._taken = 0  # as far as the session was told
+        self.losses = self.returns = 0
+        self._returning = 0  # messages on their way back to the queue
+        self._before_take: int | None = None  # the last number, while messages are in between
+        self._replayed = self._duplicates = 0  # of the sessions before this one
+        self._is_ended = False  # the peer was told so: nothing is numbered any more
+        self.session: Session | None = None
+        self.delivered_before = 0
+
+    def carry(self, session: Session | None, delivered_before: int = 0) -> None:
+        """From now on it is this session, or none. For the tunnel's thread, without a link."""
+        with self._lock:
+            self._let_go()
+            self.session = session
+            self._taken = 0
+            self.delivered_before = delivered_before
+
+    def lose(self, reason: str) -> Loss:
+        """Carry no session any more, without a link.
+
+        Messages that were never written are the first in the queue again.
+        """
+        with self._lock:
+            session = self._live
+            loss = session.lose(reason)
+            self.losses += bool(loss.unacknowledged)
+            self._returning = len(loss.unwritten)
+            self._let_go()
+        # A request dies with its session; so does its answer.
+        unwritten = [
+            (item, number)
+            for item, number in zip(loss.unwritten, loss.unwritten_numbers, strict=True)
+            if not isinstance(item, Parcel)
+        ]
+        try:
+            self._queue.put_back(
+                [item for item, _ in unwritten], [number for _, number in unwritten]
+            )
+        finally:
+            with self._lock:
+                self._returning = 0
+                self.returns += 1
+                self._settled.notify_all()
+        return loss
+
+    def _let_go(self) -> None:
+        """Needs the lock."""
+        if self.session is not None:
+            self._replayed += self.session.replayed
+            self._duplicates += self.session.duplicates
+        self.session = None
+        self._is_ended = False
+        self._first.clear()
+
+    # What the outbox asks, by whoever has the write role; see `tunnel.outbox.Source`
+
+    @property
+    def waiting(self) -> int:
+        """Whether anything can be written now: to be replayed, or waiting with room for it.
+
+        Without the write role the answer may be wrong at once, and on a link that is over it is.
+        """
+        session = self.session
+        if session is None or session.peer_limits is None or self._is_ended:
+            return 0
+        if session.has_replay:
+            return 1
+        if self._first:
+            with self._lock:  # whoever writes may be about to take it
+                if self._first:
+                    return int(session.has_room_for(_length(self._first[0])))
+        if not self._queue.waiting:
+            return 0
+        length = self._queue.next_length
+        return int(length is not None and session.has_room_for(length))
+
+    def take_many(self, limit: int, max_bytes: int) -> list[Message]:
+        """The next frames: what has to be replayed, then what gets its number now."""
+        session = self._live
+        with self._lock:
+            if session.has_replay:
+                return list(session.replay(limit, max_bytes))
+            if self._first:
+                return self._take_first(session)
+            messages, room = session.room()
+            is_alone = session.unacknowledged == 0
+        if not messages or self._is_ended:
+            return []
+        self._before_take = session.last_number
+        items = self._queue.take_many(
+            min(limit, messages),
+            min(max_bytes, room),
+            max_first=None if is_alone else room,
+            number=session.last_number + 1,
+        )
+        with self._lock:
+            frames = session.send(_wanted(items))
+        self._queue.hand_over(len(items))
+        self._before_take = None
+        return list(frames)
+
+    def _take_first(self, session: Session) -> list[Message]:
+        if not session.has_room_for(_length(self._first[0])):
+            return []
+        return list(session.send((self._first.popleft(),)))
+
+    def send_directly(self, message: Message) -> bytes | None:
+        """Number a message past the queue; None if it has to wait. Needs the write role."""
+        session = self._live
+        if self._queue.waiting:  # without room, or it would be there no more
+            return None
+        with self._lock:
+            if (
+                session.has_replay
+                or self._first
+                or self._is_ended
+                or not session.has_room_for(_length(message))
+            ):
+                return None
+            return session.send((message,))[0]
+
+    def adopt(self, message: Message, priority: RequestPriority, expires_in: float | None) -> None:
+        """Nothing: what was written in part is numbered, and so it is kept."""
+
+    def confirm(self, count: int) -> None:
+        """Nothing: written is not acknowledged."""
+
+    def note_written(self, count: int) -> None:
+        """The oldest frames so far, so many, were written whole."""
+        session = self._live
+        with self._lock:
+            fresh = session.confirm(count)
+        if fresh:
+            self._metrics.record_messages_sent(fresh)
+
+    def restore(self) -> None:
+        """What was not written is replayed on the next link; what has no number yet returns.
+
+        There only is such a thing if an exception, such as Ctrl-C, came in between.
+        """
+        before, self._before_take = self._before_take, None
+        if before is None or self._queue.size == self._queue.waiting:
+            return
+        numbered = self._live.last_number - before
+        if numbered:  # and still in the queue's books, too
+            self._queue.hand_over(numbered)
+        self._queue.restore()
+
+    # For the tunnel's thread
+
+    def end(self) -> bytes | None:
+        """The frame that ends the session for good; None: there is none, or it is needed still."""
+        with self._lock:
+            session = self.session
+            if session is None or session.state != SessionState.ATTACHED or self._unsettled:
+                return None
+            self._is_ended = True
+            return session.end()
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether `end` has ended the present session."""
+        return self._is_ended
+
+    def send_first(self, message: Message) -> None:
+        """Send before all that is queued; for the application's words on a new link."""
+        with self._lock:
+            self._first.append(message)
+
+    def receive(self, frames: Sequence[Message]) -> list[Message]:
+        """Take what came through the link.
+
+        Returns:
+            The messages that are new, in order. `violation` says how the protocol was broken after
+            them, if it was.
+        """
+        session = self._live
+        with self._lock:
+            before = session.acknowledged
+            items = _received(session, frames)
+            acknowledged = session.acknowledged
+            is_settled = acknowledged != before and not self._unsettled
+            if is_settled:
+                self._settled.notify_all()
+        if acknowledged != before:
+            self._queue.acknowledge(acknowledged)
+        if is_settled:
+            self._on_settled()
+        return self._without_answers(session, items)
+
+    def _without_answers(self, session: Session, items: list[Item]) -> list[Item]:
+        if Parcel not in set(map(type, items)):
+            return items
+        for item in items:
+            if isinstance(item, Parcel) and session.violation is None:
+                try:
+                    self._on_answer(item)
+                except SessionViolation as violation:
+                    session.violation = violation
+        return [item for item in items if not isinstance(item, Parcel)]
+
+    # For any thread
+
+    def acknowledgement(self, taken: int, *, is_late: bool) -> bytes | None:
+        """The acknowledgement to write now, if one is due.
+
+        Args:
+            taken: How many messages the application has finished with, since the tunnel was made.
+            is_late: Whether the time is up for whatever is untold.
+        """
+        session = self._live
+        with self._lock:
+            self._note_taken(session, taken)
+            if session.is_acknowledgement_due or (is_late and session.has_untold):
+                return session.acknowledgement()
+        return None
+
+    def position(self, taken: int) -> tuple[bytes, int] | None:
+        """The session's id, and the number of the message in hand or else of the last one.
+
+        Args:
+            taken: As for `acknowledgement`.
+        """
+        with self._lock:
+            session = self.session
+            if session is None or not session.id:
+                return None
+            self._note_taken(session, taken)
+            is_in_hand = session.taken < session.received
+            return session.id, session.taken + is_in_hand
+
+    def _note_taken(self, session: Session, taken: int) -> None:
+        count = taken - self.delivered_before - self._taken
+        if count > 0:
+            self._taken += count
+            session.take(count)
+
+    @property
+    def has_untaken(self) -> bool:
+        """Whether the application has not finished with all that was received. With a link."""
+        session = self._live
+        return session.taken < session.received
+
+    @property
+    def is_owing(self) -> bool:
+        """Whether an acknowledgement is still to come, for what was taken or will be. So, too."""
+        return self.has_untaken or self._live.has_untold
+
+    @property
+    def takes_until_due(self) -> int:
+        """How many more messages have to be taken before an acknowledgement is due."""
+        with self._lock:
+            return self._live.takes_until_due
+
+    @property
+    def replayed(self) -> int:
+        """How many frames were sent again, in all sessions."""
+        with self._lock:
+            return self._replayed + (self.session.replayed if self.session is not None else 0)
+
+    @property
+    def duplicates(self) -> int:
+        """How many frames were dropped because they had been here, in all sessions."""
+        with self._lock:
+            return self._duplicates + (self.session.duplicates if self.session is not None else 0)
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many frames the peer has not acknowledged.
+
+        Those that wait to be first are included, and those on their way back to the queue.
+        """
+        with self._lock:
+            return self._unsettled
+
+    def unacknowledged_messages(self) -> tuple[Message, ...]:
+        """The messages among them, oldest first."""
+        with self._lock:
+            items = () if self.session is None else self.session.unacknowledged_items()
+            return (*(item for item in items if not isinstance(item, Parcel)), *self._first)
+
+    def wait_until_settled(self, timeout: float | None) -> bool:
+        """Wait until nothing is unacknowledged.
+
+        Returns:
+            Whether all was acknowledged; False: `timeout` seconds have passed, or it was lost.
+        """
+        with self._lock:
+            losses = self.losses
+            is_over = self._settled.wait_for(lambda: not self._unsettled, timeout)
+            return is_over and self.losses == losses
+
+    @property
+    def _unsettled(self) -> int:
+        """Needs the lock."""
+        numbered = 0 if self.session is None else self.session.unacknowledged
+        return numbered + len(self._first) + self._returning
+
+    @property
+    def _live(self) -> Session:
+        session = self.session
+        assert session is not None, "no session is carried"
+        return session
+
+
+def _received(session: Session, frames: Sequence[Message]) -> list[Item]:
+    """Frames are binary; texts are heartbeats, which the link has picked out."""
+    if str not in set(map(type, frames)):
+        return session.receive(cast("Sequence[bytes]", frames))
+    binary = takewhile(lambda frame: isinstance(frame, bytes), frames)
+    items = session.receive(cast("Iterator[bytes]", binary))
+    session.violation = session.violation or SessionViolation("a text message within a session")
+    return items
+
+
+def _wanted(items: list[Item]) -> list[Item | None]:
+    """The items; a request that nobody waits for any more only uses its number up."""
+    return [None if isinstance(item, Parcel) and item.is_withdrawn else item for item in items]
+
+
+def _length(message: Message) -> int:
+    """Bytes of the payload."""
+    if isinstance(message, str) and not message.isascii():
+        return len(message.encode())
+    return len(message)
