@@ -253,10 +253,7 @@ def _key(number: str) -> tuple[int, ...]:
 
 
 def _row(requirement: Requirement, tests: Sequence[str]) -> str:
-    if tests:
-        proof = "\n       ".join(f"* ``{test}``" for test in tests)
-    else:
-        proof = "none yet"
+    proof = "\n       ".join(f"* ``{test}``" for test in tests) if tests else "none yet"
     return (
         f"   * - {requirement.number}\n"
         f"     - {requirement.text}\n"

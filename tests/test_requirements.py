@@ -23,8 +23,7 @@ def test_what_is_promised_is_tested() -> None:
     untested = [
         f"{requirement.number}: {requirement.text}"
         for requirement in page.REQUIREMENTS
-        if requirement.origin != "goal"
-        and not page.tests_of(requirement, MARKS)
+        if requirement.origin != "goal" and not page.tests_of(requirement, MARKS)
     ]
     assert not untested, "no test bears these numbers:\n" + "\n".join(untested)
 

@@ -8,12 +8,18 @@ change settled, one way or the other, and what it left undone is still pending f
 
 After an interruption a change may be made twice, always in the same order and before what depends
 on it. So each must say how things shall be, and not how they shall change.
+
+A forked child has no part in the file. If its copy of the connection were closed, even by the end
+of the interpreter, SQLite would clean up as if the parent had no more use for the file, and delete
+the log with what the parent has committed. So the child's copy is never closed.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -26,7 +32,10 @@ from tunnel.errors import InvalidStateError
 Statement: TypeAlias = tuple[str, Sequence[tuple[Any, ...]]]
 """SQL, and the rows of parameters to run it with."""
 
+_MOST_INTERRUPTIONS = 100  # more in one commit are none; a thread must not go round for ever
 _SQL = itemgetter(0)
+_CLOSED = "the queue is closed"
+_FOREIGN = "the queue belongs to the process that opened it, of which this one is a fork"
 
 
 class Change:
@@ -68,6 +77,8 @@ class GroupCommit:
         self._connection: sqlite3.Connection | None = connection
         self._file = threading.Lock()  # guards the use of the connection
         self._pending: deque[Change] = deque()  # anybody appends; removed with `_file` held
+        self._why_closed = _CLOSED
+        _groups.add(self)
 
     def post(self, change: Change) -> None:
         """Have a change committed before all that are posted later, by whoever does that."""
@@ -80,11 +91,13 @@ class GroupCommit:
             InvalidStateError: The file was closed first.
         """
         interruption: BaseException | None = None
-        while not change.is_settled:
+        for _ in range(_MOST_INTERRUPTIONS):
             try:
-                with self._file:
-                    if not change.is_settled:
-                        self._commit_pending()
+                while not change.is_settled:
+                    with self._file:
+                        if not change.is_settled:
+                            self._commit_pending()
+                break
             except InvalidStateError:
                 raise
             except BaseException as exc:  # Ctrl-C can wait for as long as a commit takes
@@ -111,16 +124,19 @@ class GroupCommit:
 
     def _open_connection(self) -> sqlite3.Connection:
         if self._connection is None:
-            raise InvalidStateError("the queue is closed")
+            raise InvalidStateError(self._why_closed)
         return self._connection
 
     def _commit_pending(self) -> None:
         connection = self._open_connection()
         pending = self._pending
-        while pending and pending[0].is_settled:  # an interruption may have left some
+        while pending[0].is_settled:  # an interruption may have left some
             pending.popleft()
         changes = list(pending)
         error = _commit(connection, changes)
+        if isinstance(error, sqlite3.OperationalError):  # the disk is full, for example
+            _shorten_log(connection)
+            error = _commit(connection, changes)
         for change in changes:
             if error is not None and len(changes) > 1:  # alone it may be possible
                 change.decide(_commit(connection, [change]))
@@ -128,6 +144,26 @@ class GroupCommit:
                 change.decide(error)
         for _ in changes:
             pending.popleft()
+
+    def leave_to_parent(self) -> None:
+        """This is a forked child now: keep away from the file."""
+        import ctypes
+
+        if self._connection is not None:
+            # One reference that nobody gives back.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+            self._connection = None
+            self._why_closed = _FOREIGN
+        self._file = threading.Lock()  # a thread that is not here may have had it
+
+
+def _shorten_log(connection: sqlite3.Connection) -> None:
+    """Put what the log holds into the database itself, if there is room for it, and empty the log.
+
+    Then there is room in the log at least, so that messages can be deleted.
+    """
+    with suppress(sqlite3.Error):
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _commit(connection: sqlite3.Connection, changes: Iterable[Change]) -> Exception | None:
@@ -152,3 +188,15 @@ def _commit(connection: sqlite3.Connection, changes: Iterable[Change]) -> Except
             connection.rollback()
         return error
     return None
+
+
+_groups: weakref.WeakSet[GroupCommit] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for group in list(_groups):
+        group.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

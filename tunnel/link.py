@@ -257,6 +257,10 @@ class Link:
         self.writer.write_control(self._encoder.ping(payload))
 
     def send(self, data: Message) -> None:
+        """Send a message that belongs to this link alone, such as a heartbeat. Never waits."""
+        self._write_own(data)
+
+    def send_first(self, data: Message) -> None:
         """Send a message of the application before the queue. Never waits.
 
         With a plain peer it belongs to this link alone; a session keeps it as any other.
@@ -485,6 +489,8 @@ class Link:
 
     def _closed_by_peer(self, frame: Close) -> None:
         """Answer the peer's close frame with its code (RFC 6455, section 5.5.1)."""
+        if self._end is not None:
+            return  # the answer to ours, which has said what was wrong
         if self._close_sent:
             error = None
         else:

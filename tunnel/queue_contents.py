@@ -64,17 +64,22 @@ class QueueContents:
         self.last_id = 0
         self.waste: list[Statement] = []
         self._useless: list[tuple[int]] = []
+        self._wrong_numbers: list[tuple[int]] = []
+        self._has_facts = False
         self.session = self._read_session(connection)
         numbers = self._read_numbers(connection)
         self._read_messages(connection, numbers)
         if self._useless:
             self.waste.append(("DELETE FROM messages WHERE id = ?", self._useless))
-        if self.session is None:
+        if self._wrong_numbers:
+            self.waste.append(("DELETE FROM numbers WHERE number = ?", self._wrong_numbers))
+        if self.session is None and (self._has_facts or numbers):
             self.waste += FORGET_NUMBERS
 
     def _read_session(self, connection: sqlite3.Connection) -> SavedSession | None:
         facts: dict[int, bytes] = {}
         for row in connection.execute("SELECT * FROM facts"):
+            self._has_facts = True
             if is_fact(row):
                 facts[row[0]] = row[1]
             else:
@@ -92,12 +97,12 @@ class QueueContents:
                 numbers[row[1]] = row[0]
             else:
                 self.damaged += 1
+                self._wrong_numbers.append((row[0],))
         return numbers
 
     def _read_messages(self, connection: sqlite3.Connection, numbers: dict[int, int]) -> None:
-        session = self.session
-        now, monotonic = self._clock.time(), self._clock.monotonic()
         never_sent: list[tuple[int, Entry]] = []
+        now, monotonic = self._clock.time(), self._clock.monotonic()
         for row in connection.execute("SELECT * FROM messages ORDER BY id"):
             self.last_id = row[0]
             message = read_message(row)
@@ -107,17 +112,25 @@ class QueueContents:
                 continue
             row_id, item, rank, deadline = message
             number = numbers.get(row_id)
-            if number is not None and session is not None:
-                session.messages[number] = item
-            elif deadline <= now:
+            if number is not None and self._belongs_to_session(number, item):
+                continue
+            if deadline <= now:
                 self.expired += 1
                 self._useless.append((row_id,))
+                continue
+            entry = item, NEVER if deadline == NEVER else deadline - now + monotonic, row_id
+            if number is None:
+                self.entries.append((rank, entry))
             else:
-                deadline = NEVER if deadline == NEVER else deadline - now + monotonic
-                entry = item, deadline, row_id
-                if number is None:
-                    self.entries.append((rank, entry))
-                else:
-                    never_sent.append((number, entry))
+                self._wrong_numbers.append((number,))
+                never_sent.append((number, entry))
         never_sent.sort(key=lambda numbered: numbered[0])
         self.entries += [(PUT_BACK, entry) for _, entry in never_sent]
+
+    def _belongs_to_session(self, number: int, item: str | bytes) -> bool:
+        """Whether the session has a message of this number; then it gets it."""
+        session = self.session
+        if session is None or not session.acknowledged < number <= session.last_number:
+            return False
+        session.messages[number] = item
+        return True

@@ -132,7 +132,8 @@ class QueueCore:
                 only about to begin.
 
         Returns:
-            True: there is room now. False: the time was up, or the wait was interrupted.
+            True: there is room now. False: the time was up, the wait was interrupted, or the queue
+            is closed.
         """
         return self._wait_until(
             lambda: self._entries.used() < self._max_size, timeout, unless, is_for_room=True
@@ -160,6 +161,7 @@ class QueueCore:
         deadline = NEVER if timeout is None else self._clock.monotonic() + timeout
         waiter = _Waiter(condition, is_for_room)
         with self._lock:
+            waiter.interrupted = self._entries.is_closed  # nothing will come to it
             self._waiters.append(waiter)
         try:
             while not self._locked(self._look, waiter):

@@ -45,6 +45,8 @@ class QueueEntries:
         "waiting_bytes",
     )
 
+    is_closed = False
+
     def __init__(self) -> None:
         self.lines: dict[int, deque[Entry]] = {}  # by rank, in order of rank
         self.taken: list[Entry] = []  # oldest first
@@ -181,6 +183,8 @@ class ClosedEntries(QueueEntries):
     """What a queue held when it was closed. It can be looked at, and stays as it is."""
 
     __slots__ = ()
+
+    is_closed = True
 
     def __init__(self, entries: QueueEntries) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ from loguru import logger
 
 from tunnel.clock import Clock
 from tunnel.errors import QueueInUseError, QueueStorageError
-from tunnel.queue_log import hidden_frames
+from tunnel.queue_log import hidden_pages
 from tunnel.queue_rows import TABLES, insertion
 from tunnel.queue_salvage import PAGE_SIZE, ROOTS, mended_header, salvage
 
@@ -41,6 +41,7 @@ _SCHEMA = [
     (f"CREATE TABLE {name} ({', '.join(columns)})".encode(), root)
     for root, (name, columns) in zip(ROOTS, TABLES.items(), strict=True)
 ]
+_LOG_PAGES = 4096  # 16 MiB are written before the disk is waited for
 _PATIENCE = 10  # attempts; two that open a file at the same time can be in each other's way
 _PAUSE = 0.05  # seconds at most, between two of them
 
@@ -72,7 +73,9 @@ def open_file(path: str, clock: Clock) -> tuple[sqlite3.Connection, int]:
         QueueInUseError: Another queue has it open, here or in another process.
         QueueStorageError: It cannot be used; it is as it was.
     """
-    for attempts_left in reversed(range(_PATIENCE)):
+    attempts_left = _PATIENCE
+    while True:
+        attempts_left -= 1
         try:
             return _opened(path)
         except OSError as error:
@@ -87,7 +90,6 @@ def open_file(path: str, clock: Clock) -> tuple[sqlite3.Connection, int]:
                     f"the queue's file {path} is in use by another queue", context={"path": path}
                 ) from None
             clock.wait(threading.Event(), random.uniform(0, _PAUSE))
-    raise AssertionError  # the last attempt returns or raises
 
 
 def _opened(path: str) -> tuple[sqlite3.Connection, int]:
@@ -121,10 +123,17 @@ def _mended(connection: sqlite3.Connection, path: str) -> int:
     return 0
 
 
-def _create(path: str) -> None:
-    """Make an empty file that only its owner may read: it will hold the session's token."""
-    with suppress(FileExistsError):
+def _create(path: str) -> bool:
+    """Make an empty file that only its owner may read: it will hold the session's token.
+
+    Returns:
+        Whether there was none.
+    """
+    try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        return False
+    return True
 
 
 def _connect(path: str) -> sqlite3.Connection:
@@ -145,6 +154,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
         _lock(connection)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
         # Deleted rows are overwritten where that costs no further write.
         connection.execute("PRAGMA secure_delete=FAST")
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -214,21 +224,14 @@ def _mend_header(path: str) -> None:
 
 
 def _hidden_pages(connection: sqlite3.Connection, path: str) -> dict[int, bytes]:
-    """The pages of the write-ahead log that SQLite does not see, because one of them is damaged.
-
-    Where that one belongs is not sure: it is put behind all others.
-    """
+    """What the write-ahead log holds and SQLite does not see, because the log is damaged."""
     try:
         with open(f"{path}-wal", "rb") as file:
             log = file.read()
-    except FileNotFoundError:
-        return {}
-    _, known, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-    frames = hidden_frames(log, max(0, known))
-    pages = {frame.page: frame.content for frame in frames if frame.is_whole}
-    (last,) = connection.execute("PRAGMA page_count").fetchone()
-    behind = count(max(last, *pages, 0) + 1)
-    return pages | {next(behind): frame.content for frame in frames if not frame.is_whole}
+        _, known, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    except (FileNotFoundError, sqlite3.OperationalError):
+        return {}  # there is no log; or the disk is full, and it cannot be found out
+    return hidden_pages(log, max(0, known))
 
 
 def _replace(connection: sqlite3.Connection, path: str, newer: dict[int, bytes]) -> int:
@@ -242,7 +245,7 @@ def _replace(connection: sqlite3.Connection, path: str, newer: dict[int, bytes])
     Returns:
         How many damaged records are known to be left out.
     """
-    aside = _copy_aside(connection, path)
+    aside = _copy_aside(connection, path, with_log=bool(newer))
     with open(aside, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
         found = salvage(pages, newer)
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
@@ -262,19 +265,18 @@ def _replace(connection: sqlite3.Connection, path: str, newer: dict[int, bytes])
     return found.damaged
 
 
-def _copy_aside(connection: sqlite3.Connection, path: str) -> str:
-    """Copy the file, page by page and with its write-ahead log, to a new one beside it."""
-    for number in count(1):
-        aside = f"{path}.damaged-{number}"
-        with suppress(FileExistsError):
-            os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-            break
+def _copy_aside(connection: sqlite3.Connection, path: str, *, with_log: bool) -> str:
+    """Copy the file, as SQLite sees it, to a new one beside it; and the log, if it sees less."""
+    names = (f"{path}.damaged-{number}" for number in count(1))
+    aside = next(name for name in names if _create(name))
     try:
-        with suppress(FileNotFoundError):
-            shutil.copyfile(f"{path}-wal", f"{aside}-log")
         with closing(sqlite3.connect(aside)) as copy:
             connection.backup(copy)
+        if with_log:
+            shutil.copy(f"{path}-wal", f"{aside}-log")
     except BaseException:
-        os.unlink(aside)
+        for name in (aside, f"{aside}-log"):
+            with suppress(FileNotFoundError):
+                os.unlink(name)
         raise
     return aside

@@ -182,8 +182,15 @@ class QueueIntake(QueueCore):
         journal = self._journal
         assert journal is not None
         journal.check(items)
-        reserved = self._locked(self._reserve, len(items), is_bounded)
-        items, change = items[:reserved], None
+        reserved = len(items)
+        with self._lock:
+            is_sure = not is_bounded or self._entries.used() + reserved <= self._max_size
+            if is_sure:
+                self._entries.reserve(reserved)
+        if not is_sure:
+            reserved = self._locked(self._reserve_room, reserved)
+            items = items[:reserved]
+        change = None
         rows: Sequence[int] = ()
         try:
             change, rows = journal.change_for(items, rank, deadline)
@@ -194,9 +201,8 @@ class QueueIntake(QueueCore):
             self._locked(self._admit, items, rows, rank, deadline, reserved)
         return reserved
 
-    def _reserve(self, count: int, is_bounded: bool) -> int:
-        if is_bounded:
-            count = max(0, min(count, self._max_size - self._entries.used()))
+    def _reserve_room(self, count: int) -> int:
+        count = max(0, min(count, self._max_size - self._entries.used()))
         self._entries.reserve(count)
         return count
 

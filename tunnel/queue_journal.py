@@ -37,14 +37,15 @@ from tunnel.queue_rows import (
     ACKNOWLEDGED,
     FORGET_NUMBERS,
     LAST_NUMBER,
+    Row,
     counter_row,
     insertion,
-    is_for_file,
     message_row,
     number_row,
     ticket_row,
 )
 from tunnel.session import Ticket
+from tunnel.session_frames import Parcel
 
 Persist = Literal["all", "high"]
 """Which messages are kept on file: all, or those of high priority."""
@@ -141,14 +142,16 @@ class QueueJournal:
             return Change(()), [NO_ROW] * len(items)
         if deadline != NEVER:
             deadline += self._clock.time() - self._clock.monotonic()
-        ids = self._ids
-        rows = [next(ids) if is_for_file(item) else NO_ROW for item in items]
-        records = [
-            message_row(row, item, rank, deadline)
-            for row, item in zip(rows, items, strict=True)
-            if row != NO_ROW
-        ]
-        return Change([(_PUT_MESSAGE, records)] if records else ()), rows
+        rows: list[int] = []
+        records: list[Row] = []
+        for item in items:
+            if isinstance(item, Parcel):  # whoever waits for the answer dies with the process
+                rows.append(NO_ROW)
+                continue
+            row = next(self._ids)
+            rows.append(row)
+            records.append(message_row(row, item, rank, deadline))
+        return Change(((_PUT_MESSAGE, records),) if records else ()), rows
 
     def commit(self, change: Change) -> None:
         """Put a change on file.

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 from tunnel.secrets import Secret
 from tunnel.session import Ticket
-from tunnel.session_frames import FrameKind, Limits, Parcel
+from tunnel.session_frames import FrameKind, Limits
 
 Row: TypeAlias = tuple[Any, ...]
 """A row as SQLite takes it and gives it; what was read may hold anything."""
@@ -40,6 +40,7 @@ FORGET_NUMBERS = (("DELETE FROM numbers", [()]), ("DELETE FROM facts", [()]))
 """The statements after which there is no session on file, and its messages have no numbers."""
 
 
+_TEXT, _BINARY = int(FrameKind.TEXT), int(FrameKind.BINARY)
 _MESSAGE = struct.Struct(">cQBBd")
 _NUMBER = struct.Struct(">cQQ")
 _FACT = struct.Struct(">cB")
@@ -48,11 +49,6 @@ _FACT = struct.Struct(">cB")
 def insertion(table: str) -> str:
     """The SQL that puts a row into a table, in the place of one with the same key."""
     return f"INSERT OR REPLACE INTO {table} VALUES ({','.join('?' * len(TABLES[table]))})"
-
-
-def is_for_file(item: object) -> bool:
-    """Whether an item may be kept on file: a request may not, its caller dies with the process."""
-    return not isinstance(item, Parcel)
 
 
 def message_row(row_id: int, item: str | bytes, rank: int, deadline: float) -> Row:
@@ -68,11 +64,11 @@ def message_row(row_id: int, item: str | bytes, rank: int, deadline: float) -> R
         ValueError: The text cannot be encoded (a lone surrogate).
     """
     if isinstance(item, str):
-        kind, payload = FrameKind.TEXT, item.encode()
+        kind, payload = _TEXT, item.encode()
     else:
-        kind, payload = FrameKind.BINARY, item
+        kind, payload = _BINARY, item
     crc = zlib.crc32(payload, zlib.crc32(_MESSAGE.pack(b"m", row_id, kind, rank, deadline)))
-    return row_id, int(kind), rank, deadline, payload, crc
+    return row_id, kind, rank, deadline, payload, crc
 
 
 def number_row(number: int, row_id: int) -> Row:
@@ -99,7 +95,7 @@ def read_message(row: Sequence[Any]) -> tuple[int, str | bytes, int, float] | No
             return None
     except (struct.error, TypeError, OverflowError):
         return None
-    return row_id, payload.decode() if kind == FrameKind.TEXT else payload, rank, deadline
+    return row_id, payload.decode() if kind == _TEXT else payload, rank, deadline
 
 
 def is_number(row: Sequence[Any]) -> bool:

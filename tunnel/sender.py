@@ -106,7 +106,7 @@ class Sender:
         may_wait = not is_own and timeout != 0
         if link is not None:
             if is_own and owner.is_greeting:
-                link.send(message)
+                link.send_first(message)
                 return
             if link.writer.write_directly(
                 message,

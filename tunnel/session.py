@@ -147,6 +147,7 @@ class Session:
         self._next_on_link = 1  # what comes before has been put on this link, or is not needed
         self._confirmed_on_link = 0  # ... and has been written whole
         self._written = 0  # the last number that was ever written whole
+        self._asked_after = 0  # the last number when acknowledgements were asked for on this link
         # What we receive. `_sizes` are the payloads after `_acknowledged_to_peer`, in order.
         self.received = 0
         self._taken = 0
@@ -312,6 +313,7 @@ class Session:
     def _attached(self, received_by_peer: int) -> None:
         self._next_on_link = received_by_peer + 1
         self._confirmed_on_link = received_by_peer
+        self._asked_after = 0
         self._written = max(self._written, received_by_peer)
         self._ack_wanted = True  # the last acknowledgement may be lost: say it again
 
@@ -350,6 +352,20 @@ class Session:
         """Whether a payload of so many bytes may be numbered now."""
         messages, room = self.room()
         return messages > 0 and (size <= room or not self._kept)
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether ASK is worth sending, if something has no room: once for all that was sent.
+
+        The other end acknowledges by the share of its own window; it does not know how little this
+        end may keep, nor how much waits.
+        """
+        return bool(self._kept) and self._asked_after != self.last_number
+
+    def ask(self) -> bytes:
+        """The frame that asks for acknowledgements."""
+        self._asked_after = self.last_number
+        return ASK_FRAME
 
     def send(self, items: Sequence[Item | None]) -> list[bytes]:
         """Number some items, for which there is room, and make their frames.
@@ -494,7 +510,7 @@ class Session:
         count = (number - self.acknowledged) & MAX_UINT32
         if count >= _HALF:
             return  # older than one before: it says nothing new
-        if count > len(self._kept) or self.acknowledged + count >= self._next_on_link:
+        if self.acknowledged + count >= self._next_on_link:
             raise SessionViolation(f"number {self.acknowledged + count} acknowledged, never sent")
         for _ in range(count):
             _, size = self._kept.popleft()
@@ -539,9 +555,9 @@ class Session:
             return True
         if (self._ack_wanted and self._taken) or (self._asked_up_to and untold):
             return True
-        if untold == 0 or self._held_bytes < self._ack_bytes:
+        if self._held_bytes < self._ack_bytes:
             return False
-        return sum(self._sizes[index] for index in range(untold)) >= self._ack_bytes
+        return sum(islice(self._sizes, untold)) >= self._ack_bytes
 
     @property
     def takes_until_due(self) -> int:

@@ -58,6 +58,7 @@ class SessionChannel:
         self._lock = threading.Lock()
         self._settled = threading.Condition(self._lock)
         self._first: deque[Message] = deque()  # the application goes first on a new link
+        self._is_asking = False  # the batch that is being written is an ASK
         self._taken = 0  # as far as the session was told
         self.losses = self.returns = 0
         self._returning = 0  # messages on their way back to the queue
@@ -128,11 +129,15 @@ class SessionChannel:
         if self._first:
             with self._lock:  # whoever writes may be about to take it
                 if self._first:
-                    return int(session.has_room_for(_length(self._first[0])))
+                    return self._can_go(session, _length(self._first[0]))
         if not self._queue.waiting:
             return 0
         length = self._queue.next_length
-        return int(length is not None and session.has_room_for(length))
+        return 0 if length is None else self._can_go(session, length)
+
+    def _can_go(self, session: Session, length: int) -> int:
+        """Whether there is room; or, if there is not, it can be asked for."""
+        return int(session.has_room_for(length) or session.may_ask)
 
     def take_many(self, limit: int, max_bytes: int) -> list[Message]:
         """The next frames: what has to be replayed, then what gets its number now."""
@@ -141,28 +146,40 @@ class SessionChannel:
             if session.has_replay:
                 return list(session.replay(limit, max_bytes))
             if self._first:
-                return self._take_first(session)
+                return self._take_first(session) or self._ask(session)
             messages, room = session.room()
             is_alone = session.unacknowledged == 0
-        if not messages or self._is_ended:
+        if self._is_ended:
             return []
-        self._before_take = session.last_number
-        items = self._queue.take_many(
-            min(limit, messages),
-            min(max_bytes, room),
-            max_first=None if is_alone else room,
-            number=session.last_number + 1,
-        )
+        frames: list[bytes] = []
+        if messages:
+            self._before_take = session.last_number
+            items = self._queue.take_many(
+                min(limit, messages),
+                min(max_bytes, room),
+                max_first=None if is_alone else room,
+                number=session.last_number + 1,
+            )
+            with self._lock:
+                frames = session.send(_wanted(items))
+            self._queue.hand_over(len(items))
+            self._before_take = None
+        if frames or not self._queue.waiting:
+            return list(frames)
         with self._lock:
-            frames = session.send(_wanted(items))
-        self._queue.hand_over(len(items))
-        self._before_take = None
-        return list(frames)
+            return self._ask(session)
 
     def _take_first(self, session: Session) -> list[Message]:
         if not session.has_room_for(_length(self._first[0])):
             return []
         return list(session.send((self._first.popleft(),)))
+
+    def _ask(self, session: Session) -> list[Message]:
+        """What waits has no room: ask for acknowledgements, once. Needs the lock."""
+        if not session.may_ask:
+            return []
+        self._is_asking = True
+        return [session.ask()]
 
     def send_directly(self, message: Message) -> bytes | None:
         """Number a message past the queue; None if it has to wait. Needs the write role."""
@@ -189,6 +206,8 @@ class SessionChannel:
         """The oldest frames so far, so many, were written whole."""
         session = self._live
         with self._lock:
+            if self._is_asking:  # that was a batch of its own, and has no number
+                self._is_asking, count = False, count - 1
             fresh = session.confirm(count)
         if fresh:
             self._metrics.record_messages_sent(fresh)
@@ -196,12 +215,17 @@ class SessionChannel:
     def restore(self) -> None:
         """What was not written is replayed on the next link; what has no number yet returns.
 
-        There only is such a thing if an exception, such as Ctrl-C, came in between.
+        There only is such a thing if an exception, such as Ctrl-C, came in between. Then the
+        session may also keep what it has not counted.
         """
+        session = self._live
+        with self._lock:
+            self._is_asking = False
+            session.last_number = session.acknowledged + session.unacknowledged
         before, self._before_take = self._before_take, None
         if before is None or self._queue.size == self._queue.waiting:
             return
-        numbered = self._live.last_number - before
+        numbered = session.last_number - before
         if numbered:  # and still in the queue's books, too
             self._queue.hand_over(numbered)
         self._queue.restore()

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from tunnel.clock import Clock
 from tunnel.config import TunnelConfig
 from tunnel.delivery import Delivery
-from tunnel.errors import ProtocolVersionError, SessionLostError
+from tunnel.errors import MessageTooBigError, ProtocolVersionError, SessionLostError
+from tunnel.outbox import Message
 from tunnel.request_queue import RequestQueue
 from tunnel.session import Loss, Session
 from tunnel.session_channel import SessionChannel
@@ -112,6 +113,8 @@ class SessionKeeper:
 
         Raises:
             ProtocolVersionError: The peer resumes no sessions, or in another way.
+            MessageTooBigError: Something in the queue is longer than the peer takes. It was queued
+                before that was known, and would end every link.
             TunnelError, OSError: See `SessionHandshake.ask`.
         """
         version = transport.response_headers.get(HEADER.lower())
@@ -131,6 +134,7 @@ class SessionKeeper:
                 pass  # the session is gone, so a new one is asked for
         except SessionViolation as violation:
             raise handshake.refused(1002, str(violation)) from None
+        self._check_sizes()
         return handshake
 
     def _greeting(self, config: TunnelConfig) -> Greeting:
@@ -157,6 +161,20 @@ class SessionKeeper:
             self._queue.save_session(self._server, session.ticket)
         self.is_resumed = is_attached and not was_new
         return is_attached
+
+    def _check_sizes(self) -> None:
+        """See that the peer takes what is queued; what is sent from now on is checked before."""
+        session = self._channel.session
+        assert session is not None
+        assert session.peer_limits is not None
+        limit = session.peer_limits.message_size
+        size = max(map(_size, self._queue.snapshot()), default=0)
+        if size > limit:
+            raise MessageTooBigError(
+                f"a message of {size} bytes is queued, and the server takes {limit}",
+                size=size,
+                limit=limit,
+            )
 
     def detach(self) -> None:
         """The link is gone."""
@@ -212,3 +230,8 @@ def _limits(config: TunnelConfig) -> Limits:
     """What the receiving side will hold: together what `receive_high_water` allows."""
     room = config.receive_high_water // 2
     return Limits(max(1, room // _MESSAGE_COST), max(1, room), config.max_message_size)
+
+
+def _size(item: Message) -> int:
+    """Bytes of the payload."""
+    return len(item.encode()) if isinstance(item, str) and not item.isascii() else len(item)

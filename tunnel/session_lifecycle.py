@@ -85,7 +85,7 @@ SESSION = Declaration(
             "lose",
             _S.ATTACHED,
             _S.LOST,
-            doc="The other end broke the protocol, or the server says END.",
+            doc="The other end broke the protocol, or said END while it was still needed here.",
         ),
         Transition(
             "lose",

@@ -62,6 +62,7 @@ class TunnelClient:
         self.close_reason = ""
         self.ws: ClientConnection | None = None
         self._reader: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
 
     def new_session(self) -> Session:
@@ -96,7 +97,8 @@ class TunnelClient:
 
     async def connect(self) -> Answer:
         """Open a session, or resume it. Returns the first answer."""
-        self._changed = asyncio.Event()  # the event loop may be another than before
+        if self._loop is not asyncio.get_running_loop():
+            self._loop, self._changed = asyncio.get_running_loop(), asyncio.Event()
         ws = self.ws = await self.dial()
         await ws.send(encode(self.session.greeting()))
         answer = first = read_answer(await ws.recv())

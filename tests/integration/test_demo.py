@@ -19,12 +19,16 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from statemachine import Record
 from tunnel.cli import main
 from tunnel.demo import DemoError, program, scenario, server, server_process
+from tunnel.demo.journal import Gauges
 from tunnel.demo.proxy import FaultProxy
 from tunnel.demo.recorder import Note, Recorder
+from tunnel.demo.resending import Resending
 from tunnel.demo.scenario import CUTS, Scenario, Stage
 from tunnel.demo.server_process import ServerProcess
+from tunnel.errors import SessionLostError
 from tunnel.service import TunnelService
 
 ROOT = Path(__file__).parents[2]
@@ -37,9 +41,9 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them
 # The whole, as a user runs it
 
 
-@pytest.mark.requirement("1.4", "1.5")
+@pytest.mark.requirement("1.4", "1.5", "1.7")
 def test_the_demo_loses_nothing() -> None:
-    """The demo cuts the link four times, comes back each time, and nothing is missing."""
+    """The demo cuts the link five times, comes back each time, and nothing is missing."""
     done = subprocess.run(
         [*COMMAND, "--json"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=55
     )
@@ -56,8 +60,18 @@ def test_the_demo_loses_nothing() -> None:
     ]
     assert [recovery["cut"] for recovery in report["recoveries"]] == [cut.name for cut in CUTS]
     assert all(recovery["queued"] for recovery in report["recoveries"])
+    by_name = {recovery["cut"]: recovery for recovery in report["recoveries"]}
+    new = {name for name, recovery in by_name.items() if not recovery["resumed"]}
+    assert new == {"server killed", "server restarted"}
+    assert by_name["burst"]["replayed"] > 100
+    assert by_name["silence"]["replayed"] > 10
+    assert report["replayed"] == sum(recovery["replayed"] for recovery in by_name.values())
+    assert report["duplicates_dropped"] == 0  # only what is missing is replayed
+    assert report["sessions_lost"] == 2
+    assert report["handed_back"] == report["sent_again"]
     assert re.search(r"reconnecting .* attempt 3 of 10, next in \d\.\d s", done.stderr)
     assert "Nothing was lost, doubled or reordered." in done.stderr
+    assert max(map(len, done.stderr.splitlines())) <= 100
 
 
 @posix
@@ -133,8 +147,36 @@ def test_a_brief_demo_shows_every_event(
     assert errors == ""
     for text in ("* cut 1 of 2: the connection is reset", "connected again after", "x 2 ->"):
         assert text in shown
-    assert "code 1001" in shown
+    assert "code 1012" in shown
+    assert "sessions lost 1, " in shown
     assert shown.endswith("Nothing was lost, doubled or reordered.\n")
+
+
+@pytest.mark.requirement("1.7")
+def test_what_is_handed_back_is_sent_again(
+    brief: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What was written to a gateway that was dead comes back once and in order all the same."""
+    brief("server killed")
+    (cut,) = program.CUTS
+
+    def begin(stage: Stage) -> None:
+        stage.proxy.silence()  # nobody tells the tunnel that the gateway is dead
+        cut.begin(stage)
+
+    def mend(stage: Stage) -> None:
+        cut.mend(stage)
+        stage.proxy.resume()
+
+    unseen = replace(cut, begin=begin, until_attempt=1, mend=mend)
+    monkeypatch.setattr(program, "CUTS", (unseen,))
+    assert main(["demo", "--json"]) == 0
+    out, errors = capsys.readouterr()
+    report = json.loads(out)
+    assert report["handed_back"] == report["sent_again"] > 10
+    assert f"* {report['sent_again']} cannot have arrived, and are sent again, first" in errors
 
 
 def test_a_terminal_gets_the_live_view(
@@ -146,7 +188,7 @@ def test_a_terminal_gets_the_live_view(
     monkeypatch.setattr(program, "_is_lively", lambda stream: True)
     monkeypatch.setattr(sys, "stdout", terminal)
     assert program.run() == 0
-    assert "noticed after" in terminal.getvalue()
+    assert "sent again" in terminal.getvalue()
     assert "Nothing was lost, doubled or reordered." in terminal.getvalue()
 
 
@@ -174,11 +216,29 @@ def test_a_server_that_cannot_start_is_told(
     monkeypatch.setattr(server_process.sys, "executable", "/bin/false")
     assert main(["demo"]) == 2
     assert capsys.readouterr().err == (
-        "tunnel demo: error: the demo's server did not start: it said nothing\n"
+        "tunnel demo: error: the demo's gateway did not start: it said nothing\n"
     )
 
 
-# The scenario's deadlines
+# The scenario's rules
+
+
+def test_a_gateway_that_has_not_finished_is_not_vouched_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If a gateway had to be killed while it restarted, nobody knows what it has taken."""
+    notes: list[Note] = []
+    resending, service = Resending(Recorder(Gauges, notes.append)), Inert()
+    (restart,) = (cut for cut in CUTS if cut.name == "server restarted")
+    with ServerProcess() as process:
+        monkeypatch.setattr(server_process, "_END", 0.0)
+        process.stop()
+        restart.mend(Stage(service, FaultProxy(0), process, resending))
+        assert echoed(process.port)
+    resending.on_session_lost(SessionLostError("gone", unacknowledged=["message 1"]))
+    resending.on_connected(service, False)
+    assert service.statistics()["queued_requests"] == 0
+    assert notes[-1].text == "they may have arrived, so they are not sent again"
 
 
 class Inert(TunnelService):
@@ -191,25 +251,45 @@ class Inert(TunnelService):
 
 
 @pytest.mark.parametrize(
-    ("flushes", "sends", "complaint"),
+    ("flushes", "caution", "complaint"),
     [
-        (False, False, "the queue was not flushed"),
-        (True, True, "not every message came back"),
-        (True, False, "the tunnel did not notice the cut"),
+        (False, "be careful", "not everything was acknowledged"),
+        (True, "be careful", "not every message came back"),
+        (True, "", "the tunnel did not notice the cut"),
     ],
 )
 def test_each_step_has_a_deadline(
-    flushes: bool, sends: bool, complaint: str, monkeypatch: pytest.MonkeyPatch
+    flushes: bool, caution: str, complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What does not happen within the deadline ends the scenario with a sentence that names it."""
     monkeypatch.setattr(scenario, "_DEADLINE", 0.01)
-    monkeypatch.setattr(scenario, "_STEADY", 0.1 if sends else 0.0)
+    monkeypatch.setattr(scenario, "_STEADY", 0.0)
     monkeypatch.setattr(Inert, "flushes", flushes)
-    recorder = Recorder(lambda: 0, ignore)
-    nothing = replace(CUTS[0], begin=lambda stage: None)
-    stage = Stage(Inert(), FaultProxy(0), ServerProcess())
+    recorder = Recorder(Gauges, ignore)
+    nothing = replace(CUTS[0], begin=lambda stage: None, caution=caution)
+    stage = Stage(Inert(), FaultProxy(0), ServerProcess(), Resending(recorder))
     with pytest.raises(DemoError, match=complaint):
         Scenario(stage, recorder, (nothing,)).run()
+
+
+def test_what_cannot_be_mended_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error while a cut is being mended ends the scenario with its sentence."""
+
+    def mend(stage: Stage) -> None:
+        raise DemoError("it does not come up")
+
+    monkeypatch.setattr(scenario, "_STEADY", 0.0)
+    recorder = Recorder(Gauges, ignore)
+    states = ("connected", "disconnected", "reconnecting", "connected")
+
+    def lose_and_recover(stage: Stage) -> None:
+        for state in states:
+            recorder.on_state_change(Record(0.0, "trigger", "source", state, {}))
+
+    cut = replace(CUTS[0], begin=lose_and_recover, mend=mend)
+    stage = Stage(Inert(), FaultProxy(0), ServerProcess(), Resending(recorder))
+    with pytest.raises(DemoError, match="it does not come up"):
+        Scenario(stage, recorder, (cut,)).run()
 
 
 def ignore(note: Note) -> None:
@@ -280,8 +360,29 @@ def test_the_proxy_resets(proxy: FaultProxy) -> None:
         assert client.recv(100) == b"again"
 
 
+def test_the_proxy_cuts_in_the_midst(proxy: FaultProxy) -> None:
+    """So many bytes still pass, both ways together, before everything is reset; then all do."""
+    with connected(proxy) as client:
+        proxy.reset_after(6_000)
+        client.sendall(b"?" * 10_000)
+        received = amount_received(client)
+    assert 0 < received < 6_000  # the rest of these went the other way
+    with connected(proxy) as client:
+        client.sendall(b"?" * 10_000)
+        assert amount_received(client, enough=10_000) == 10_000
+
+
+def amount_received(client: socket.socket, enough: int = 2**31) -> int:
+    """How many bytes come, until the connection is reset or there are enough."""
+    received = 0
+    with suppress(ConnectionResetError):
+        while received < enough:
+            received += len(client.recv(4096))
+    return received
+
+
 def test_the_proxy_falls_silent(proxy: FaultProxy) -> None:
-    """In silence nothing arrives, on old connections and new ones; after it everything does."""
+    """In silence nothing arrives; after it, what was sent on new connections, not on old ones."""
     with connected(proxy) as old:
         old.sendall(b"?")
         old.recv(100)
@@ -294,7 +395,9 @@ def test_the_proxy_falls_silent(proxy: FaultProxy) -> None:
                     client.recv(100)
                 client.settimeout(TIMEOUT)
             proxy.resume()
-            assert (old.recv(100), new.recv(100)) == (b"late", b"late")
+            assert new.recv(100) == b"late"
+            with pytest.raises(ConnectionResetError):
+                old.recv(100)
 
 
 def test_the_proxy_resets_without_a_server() -> None:
@@ -343,11 +446,13 @@ def test_the_server_comes_back_on_its_port() -> None:
         process.kill()
         process.kill()
         process.stop()
+        assert not process.wait()
         assert process.pid is None
         process.start()
         assert (process.port, echoed(port)) == (port, True)
         assert process.pid != pid
         process.stop()
+        assert process.wait()
         process.start()
         assert echoed(port)
 
@@ -357,6 +462,7 @@ def test_a_server_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     with ServerProcess() as process:
         monkeypatch.setattr(server_process, "_END", 0.0)
         process.stop()
+        assert not process.wait()
         assert process.pid is None
 
 
@@ -371,13 +477,13 @@ def test_a_taken_port_is_told() -> None:
 
 
 def test_a_stopped_server_says_goodbye() -> None:
-    """A server that is stopped closes its connections with 1001 (going away)."""
+    """A server that is stopped closes its connections with 1012 (service restart)."""
     with ServerProcess() as process, websocket(process.port) as client:
         process.stop()
         with pytest.raises(ConnectionClosed) as caught:
             client.recv(TIMEOUT)
     assert caught.value.rcvd is not None
-    assert caught.value.rcvd.code == 1001
+    assert caught.value.rcvd.code == 1012
 
 
 def test_the_server_serves_until_its_input_ends(

@@ -128,7 +128,7 @@ def test_exactly_once_in_order_through_cuts(handler: str, seed: int) -> None:
             await client.until(lambda: len(client.received) >= len(sent), 50)
             assert client.received == sent
             done.set()
-            resumed, failed = await talking
+            resumed, _ = await talking
             assert resumed > 5
             assert proxy.cuts >= resumed
             await client.close()

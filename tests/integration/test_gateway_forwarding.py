@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -463,6 +464,64 @@ def test_a_body_that_is_too_large(service: HttpService) -> None:
         assert (status, body) == (413, b"The body has more than 1000 bytes.")
 
     run(scenario, service.url, max_request_size=1000)
+
+
+def test_a_service_that_closes_idle_connections() -> None:
+    """A connection that it has closed meanwhile is not used for the next request."""
+    closed = threading.Semaphore(0)
+
+    def script(peer: Any) -> None:
+        peer.read_request()
+        peer.sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        peer.sock.shutdown(socket.SHUT_WR)
+        closed.release()
+        peer.wait_until_gone()
+
+    async def scenario(client: TunnelClient) -> None:
+        for _ in range(3):
+            status, _, body = await ask(client)
+            assert (status, body) == (200, b"ok")
+            await asyncio.to_thread(closed.acquire, timeout=DEADLINE)
+
+    with RawServer(script) as server:
+        run(scenario, f"http://127.0.0.1:{server.port}")
+        assert server.accepted == 3
+
+
+def test_https(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service may speak TLS, if its certificate is trusted."""
+    monkeypatch.setattr(ssl, "create_default_context", lambda *args: client_tls)
+
+    def script(peer: Any) -> None:
+        while True:  # until it is gone, which is an OSError
+            peer.read_request()
+            peer.sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    async def scenario(client: TunnelClient) -> None:
+        for _ in range(2):
+            status, _, body = await ask(client)
+            assert (status, body) == (200, b"ok")
+
+    async def distrust(client: TunnelClient) -> None:
+        status, _, body = await ask(client)
+        assert (status, body) == (502, b"The service cannot be reached: TLS failed.")
+
+    with RawServer(script, ssl_context=server_tls) as server:
+        run(scenario, f"https://127.0.0.1:{server.port}")
+        monkeypatch.undo()
+        run(distrust, f"https://127.0.0.1:{server.port}")
+
+
+def test_a_service_that_does_not_accept() -> None:
+    """One that cannot be connected to in time is a 504, one that breaks off TLS a 502."""
+
+    async def scenario(client: TunnelClient) -> None:
+        assert (await ask(client))[0] in (502, 504)
+
+    with RawServer(lambda peer: peer.sock.close()) as server:
+        run(scenario, f"https://127.0.0.1:{server.port}")
 
 
 def test_messages_still_go_to_the_handler(service: HttpService) -> None:

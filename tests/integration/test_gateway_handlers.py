@@ -310,6 +310,17 @@ def test_another_version_of_sessions_is_not_negotiated() -> None:
     run(scenario, "echo")
 
 
+def test_one_of_several_versions_is_negotiated() -> None:
+    """A client that offers our version among others gets it."""
+
+    async def scenario(gateway: GatewayThread) -> None:
+        async with connect(gateway.url, additional_headers={"Tunnel-Resume": "2, 1"}) as ws:
+            assert ws.response is not None
+            assert ws.response.headers["Tunnel-Resume"] == "1"
+
+    run(scenario, "echo")
+
+
 def test_a_plain_client_has_the_same_handlers() -> None:
     """In order, in threads, with a session of its own that the handler can close."""
 

@@ -268,6 +268,7 @@ def test_an_answer_that_was_not_sent_yet_is_withdrawn() -> None:
         await client.connect()
         client.takes = False
         client.send("fills the window")
+        await client.until_received(1)
         client.request(1, body=b"first")
         client.request(2, body=b"second")
         await client.until(lambda: client.session.unacknowledged == 0)

@@ -198,7 +198,7 @@ def test_it_can_be_started_again_on_its_port() -> None:
 
 def test_a_port_that_is_taken_is_a_sentence() -> None:
     """Whoever starts a gateway where another listens is told so."""
-    with GatewayThread() as first, pytest.raises(OSError, match="cannot listen on 127.0.0.1"):
+    with GatewayThread() as first, pytest.raises(OSError, match="cannot listen on"):
         GatewayThread(port=first.port).start()
 
 

@@ -209,7 +209,10 @@ def reported(process: subprocess.Popen[str], rng: random.Random | None, most: fl
 @pytest.mark.timeout(180)
 @pytest.mark.requirement("5.9", "1.7")
 def test_a_killed_program_sends_exactly_once(tmp_path: Path, rng: random.Random) -> None:
-    """A program with a queue on disk is killed again and again: all it accepted arrives once."""
+    """A program with a queue on disk is killed again and again: all it accepted arrives once.
+
+    And what comes back to it does so at least once.
+    """
     recording = tmp_path / "recording"
     accepted: dict[str, int] = {}
     gateway = GatewayProcess(
@@ -228,6 +231,10 @@ def test_a_killed_program_sends_exactly_once(tmp_path: Path, rng: random.Random)
         numbers = [int(line.partition(":")[2]) for line in arrived if line.startswith(f"{label}:")]
         # What it was accepting when it was killed has arrived, or has not.
         assert numbers == list(range(count)) or numbers == list(range(count + 1)), label
+    returned = (tmp_path / "queue.received").read_text().split()
+    missing = {line for line in arrived if not line.startswith("last")} - set(returned)
+    print(len(returned) - len(set(returned)), "came back twice")
+    assert not missing
 
 
 @pytest.mark.timeout(180)

@@ -71,10 +71,10 @@ class Script:
             pass
 
     def is_quiet(self) -> bool:
-        """Whether the client sends nothing but acknowledgements until it answers a ping."""
+        """Whether the client sends no more, but ACK and ASK, until it answers a ping."""
         self.peer.send(PING, b"?")
         while (frame := self.peer.receive()) != (PONG, b"?"):
-            if frame[1][:1] != b"\x08":
+            if frame[1][:1] not in (b"\x08", b"\x09"):
                 return False
         return True
 

@@ -18,6 +18,8 @@ from tunnel.session_channel import SessionChannel
 from tunnel.session_frames import ASK_FRAME, FrameKind, Limits, Open, Parcel
 from tunnel.testing import FakeClock
 
+WINDOW = Limits(40, 2**20, 2**20)
+
 LONG = 20.0
 """Seconds that something may take which is certain to happen."""
 
@@ -35,9 +37,7 @@ class CountingClock(FakeClock):
 class Bench:
     """An acknowledger between a delivery and the other end of the session."""
 
-    def __init__(
-        self, delivery: Delivery | None = None, limits: Limits = Limits(40, 2**20, 2**20)
-    ) -> None:
+    def __init__(self, delivery: Delivery | None = None, limits: Limits = WINDOW) -> None:
         self.clock = CountingClock()
         self.wakes = 0
         self.inbox = Inbox(2**20, self.wake)

@@ -407,7 +407,7 @@ def test_between_two_looks_a_whole_batch_may_arrive() -> None:
 
         @property
         def _rest(self) -> Iterator[Message] | None:
-            rest = self.__dict__["rest"]
+            rest: Iterator[Message] | None = self.__dict__["rest"]
             if self.__dict__.pop("meddles", False):
                 self.__dict__["rest"] = iter(["a", "b"])
                 self._delivered += 2

@@ -9,11 +9,14 @@ import pytest
 
 from statemachine import Record
 from tunnel.demo import live_view, plain_view, program, recorder
-from tunnel.demo.journal import UNEXPECTED, Attempt, Journal, Recovery
+from tunnel.demo.journal import UNEXPECTED, Attempt, Gauges, Journal, Recovery
 from tunnel.demo.ledger import Ledger, Tally
 from tunnel.demo.recorder import Note, Recorder, Status
 from tunnel.demo.report import Report, counts, path
+from tunnel.demo.resending import Resending
+from tunnel.errors import SessionLostError
 from tunnel.events import ConnectionEvent, ConnectionEventType
+from tunnel.service import TunnelService
 
 UTC = timezone.utc
 LOSS = ("disconnected", "reconnecting", "connected")
@@ -21,9 +24,20 @@ STATES = ("disconnected", "connecting", "connected", *LOSS, *LOSS, "closing", "d
 PERFECT = Tally(sent=40, received=40)
 RECOVERIES = (
     Recovery("reset", 0.001, 0.5, 1, 9),
-    Recovery("silence", 1.98, 3.02, 2, 74),
+    Recovery("silence", 1.98, 3.02, 2, 74, resumed=True, replayed=58),
 )
-REPORT = Report(PERFECT, RECOVERIES, STATES, 7.25)
+REPORT = Report(
+    PERFECT,
+    RECOVERIES,
+    STATES,
+    7.25,
+    replayed=60,
+    duplicates=1,
+    sessions_lost=2,
+    handed_back=6,
+    sent_again=5,
+)
+IDLE = Gauges()
 
 
 # The ledger
@@ -106,20 +120,28 @@ def test_it_is_settled_once_all_are_back() -> None:
     assert ledger.is_settled
 
 
+def test_what_is_missing_is_known() -> None:
+    """Of some messages, those are missing that have not come back; what is none of ours, too."""
+    ledger = Ledger()
+    first, second, third = (ledger.next_message() for _ in range(3))
+    ledger.receive(second)
+    assert ledger.missing([third, second, first, b"?"]) == [third, first, b"?"]
+
+
 # The journal
 
 
 def test_a_recovery_is_measured() -> None:
     """A cut, the notice of it and the way back make one recovery, with attempts and queue."""
     journal = Journal()
-    journal.change("connecting", 0, now=1.0)
-    journal.change("connected", 0, now=1.1)
+    journal.change("connecting", IDLE, now=1.0)
+    journal.change("connected", IDLE, now=1.1)
     journal.cut("silence", now=5.0)
-    journal.change("disconnected", 0, now=7.0)
-    journal.change("reconnecting", 0, now=7.0)
+    journal.change("disconnected", IDLE, now=7.0)
+    journal.change("reconnecting", IDLE, now=7.0)
     journal.announce(1, 10, 0.5, now=7.0)
     journal.announce(2, 10, 1.0, now=7.5)
-    journal.change("connected", 17, now=8.75)
+    journal.change("connected", Gauges(queued=17), now=8.75)
     assert journal.recoveries == [Recovery("silence", 2.0, 1.75, attempts=2, queued=17)]
     assert journal.states == ["disconnected", "connecting", "connected", *LOSS]
     assert journal.state == "connected"
@@ -131,7 +153,7 @@ def test_a_loss_without_a_cut_is_unexpected() -> None:
     journal = Journal()
     journal.cut("reset", now=0.0)
     for state in ("connecting", "connected", *LOSS, *LOSS):
-        journal.change(state, 0, now=1.0)
+        journal.change(state, IDLE, now=1.0)
     assert [recovery.cut for recovery in journal.recoveries] == ["reset", UNEXPECTED]
     assert journal.recoveries[1].noticed_after == 0.0
     assert journal.recoveries[1].attempts == 0
@@ -141,10 +163,39 @@ def test_the_first_connection_is_no_recovery() -> None:
     """Attempts before the first connection, and the last goodbye, are not counted."""
     journal = Journal()
     for state in ("connecting", "disconnected", "reconnecting", "connected"):
-        journal.change(state, 0, now=1.0)
+        journal.change(state, IDLE, now=1.0)
+    journal.greet(resumed=False)
+    journal.count(IDLE)
     for state in ("closing", "disconnected"):
-        journal.change(state, 0, now=2.0)
+        journal.change(state, IDLE, now=2.0)
     assert journal.recoveries == []
+
+
+@pytest.mark.requirement("1.7")
+def test_what_is_replayed_belongs_to_the_recovery_before() -> None:
+    """A recovery has what was replayed until the next loss, or until it is counted at the end."""
+    journal = Journal()
+    journal.change("connected", IDLE, now=1.0)
+    for replayed in (0, 30):
+        for state in LOSS:
+            journal.change(state, Gauges(replayed=replayed), now=2.0)
+        journal.greet(resumed=True)
+    journal.count(Gauges(replayed=35))
+    journal.count(Gauges(replayed=37))
+    assert [recovery.replayed for recovery in journal.recoveries] == [30, 7]
+    assert [recovery.session for recovery in journal.recoveries] == ["resumed", "resumed"]
+
+
+def test_lost_sessions_are_counted() -> None:
+    """Each lost session counts with what it leaves; the recovery has a new one."""
+    journal = Journal()
+    for state in ("connected", *LOSS):
+        journal.change(state, IDLE, now=1.0)
+    journal.lose_session(4)
+    journal.lose_session(0)
+    journal.greet(resumed=False)
+    assert (journal.sessions_lost, journal.handed_back) == (2, 4)
+    assert journal.recoveries[-1].session == "new"
 
 
 @pytest.mark.requirement("1.5")
@@ -179,12 +230,17 @@ def test_programs_get_every_number() -> None:
         "reordered": 0,
         "unexpected": 0,
         "reconnects": 2,
+        "replayed": 60,
+        "duplicates_dropped": 1,
+        "sessions_lost": 2,
+        "handed_back": 6,
+        "sent_again": 5,
         "states": list(STATES),
         "recoveries": [
             {"cut": "reset", "noticed_after": 0.001, "back_after": 0.5}
-            | {"attempts": 1, "queued": 9},
+            | {"attempts": 1, "queued": 9, "resumed": False, "replayed": 0},
             {"cut": "silence", "noticed_after": 1.98, "back_after": 3.02}
-            | {"attempts": 2, "queued": 74},
+            | {"attempts": 2, "queued": 74, "resumed": True, "replayed": 58},
         ],
         "seconds": 7.25,
     }
@@ -229,7 +285,7 @@ def notes() -> list[Note]:
 def listening(notes: list[Note], monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """A recorder with 7 messages in the queue, whose time goes on by a second with each look."""
     monkeypatch.setattr(recorder, "time", FakeTime())
-    return Recorder(lambda: 7, notes.append)
+    return Recorder(lambda: Gauges(queued=7, replayed=3, duplicates=1), notes.append)
 
 
 class FakeTime:
@@ -250,14 +306,13 @@ def event(type: ConnectionEventType, message: str = "", **metadata: object) -> C
 
 
 def announcement(attempt: int) -> ConnectionEvent:
-    return event(
-        ConnectionEventType.RECONNECTING, attempt=attempt, max_attempts=10, delay=1.5, reason="why"
-    )
+    facts = {"attempt": attempt, "max_attempts": 10, "delay": 1.5, "reason": "why: at length"}
+    return event(ConnectionEventType.RECONNECTING, **facts)
 
 
 @pytest.mark.requirement("1.5")
 def test_attempts_are_noted(listening: Recorder, notes: list[Note]) -> None:
-    """Each attempt becomes a line with its number and delay; from the second on with the reason."""
+    """Each attempt becomes a line with number and delay; from the second on with the reason."""
     change(listening, "connecting", "connected", "disconnected", "reconnecting")
     assert listening.is_recovering
     listening.on_event(announcement(1))
@@ -285,7 +340,7 @@ def test_the_way_back_is_noted(listening: Recorder, notes: list[Note]) -> None:
 
 def test_nothing_queued_is_not_mentioned(notes: list[Note]) -> None:
     """With an empty queue the line says only how long it took."""
-    listening = Recorder(lambda: 0, notes.append)
+    listening = Recorder(Gauges, notes.append)
     change(listening, "connected", *LOSS)
     listening.on_event(event(ConnectionEventType.RECONNECTED))
     assert "follow" not in notes[-1].text
@@ -300,38 +355,113 @@ def test_a_late_first_connection_is_noted(listening: Recorder, notes: list[Note]
 
 def test_other_events_are_noted_in_words(listening: Recorder, notes: list[Note]) -> None:
     """An event is shown with its message, or in other words if that only repeats the state."""
-    listening.on_event(event(ConnectionEventType.DISCONNECTED, "no sign of life for 2.0 s"))
+    listening.on_event(event(ConnectionEventType.DISCONNECTED, "code 1012: the gateway stops"))
     listening.on_event(event(ConnectionEventType.CONNECTED, "connected"))
-    assert [note.text for note in notes] == ["no sign of life for 2.0 s", "the link is up"]
+    assert [note.text for note in notes] == ["code 1012", "the link is up"]
+
+
+def test_a_lost_session_is_noted(listening: Recorder, notes: list[Note]) -> None:
+    """A lost session becomes a line with what it has handed back."""
+    listening.on_event(event(ConnectionEventType.SESSION_LOST, "gone", unacknowledged=4))
+    assert [note.text for note in notes] == ["the session is lost, messages handed back: 4"]
+
+
+@pytest.mark.requirement("1.7")
+def test_replays_are_summed_up(notes: list[Note]) -> None:
+    """What was replayed since the last recovery is told, with the duplicates of the whole run."""
+    gauges = [Gauges(replayed=3, duplicates=1)]
+    listening = Recorder(lambda: gauges[-1], notes.append)
+    change(listening, "connected", *LOSS)
+    gauges.append(Gauges(replayed=8, duplicates=2))
+    listening.sum_up()
+    assert notes[-1].text == "replayed: 5; duplicates dropped so far: 2"
+    assert notes[-1].by_demo
 
 
 def test_the_books_are_kept(listening: Recorder, notes: list[Note]) -> None:
     """Status and report show what was sent, came back and is queued, and the scene."""
-    listening.on_message(listening.next_message())
+    listening.on_message(*listening.next_messages(1))
     assert listening.is_settled
-    listening.next_message()
+    listening.next_messages(1)
     assert not listening.is_settled
     listening.set_scene("messages flow")
     listening.note("a cut")
     assert notes[-1].by_demo
     status = notes[-1].status
-    assert (status.scene, status.queued, status.state) == ("messages flow", 7, "disconnected")
+    assert (status.scene, status.state) == ("messages flow", "disconnected")
+    assert status.gauges.queued == 7
     assert status.tally == Tally(sent=2, received=1)
     change(listening, "connecting")
     report = listening.report()
     assert (report.tally, report.states) == (status.tally, ("disconnected", "connecting"))
+    assert (report.replayed, report.duplicates) == (3, 1)
     assert report.seconds > status.seconds
 
 
 def test_a_change_ends_a_wait(notes: list[Note]) -> None:
     """`wait` is true once its condition holds, and false when the time is up."""
-    listening = Recorder(lambda: 0, notes.append)
-    message = listening.next_message()
+    listening = Recorder(Gauges, notes.append)
+    (message,) = listening.next_messages(1)
     assert not listening.wait(lambda: listening.is_settled, 0.001)
     listening.on_message(message)
     began = time.monotonic()
     assert listening.wait(lambda: listening.is_settled, 30)
     assert time.monotonic() - began < 10
+
+
+# What was handed back
+
+
+class Sent(TunnelService):
+    """A tunnel to nowhere that remembers what it is to send."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages_sent: list[object] = []
+
+    def send(self, data: object, **terms: object) -> None:
+        self.messages_sent.append(data)
+
+
+def hand_back(resending: Resending, *messages: str) -> None:
+    resending.on_session_lost(SessionLostError("gone", unacknowledged=messages))
+
+
+@pytest.mark.requirement("1.7")
+def test_what_cannot_have_arrived_is_sent_again(listening: Recorder, notes: list[Note]) -> None:
+    """If all that the gateway took has come back, the rest of what is handed back goes again."""
+    resending, service = Resending(listening), Sent()
+    first, second, third, fourth = listening.next_messages(4)
+    listening.on_message(second)
+    resending.vouch()
+    hand_back(resending, first, second)
+    hand_back(resending, third)
+    resending.on_connected(service, False)
+    assert service.messages_sent == [first, third]
+    assert notes[-1].text == "2 cannot have arrived, and are sent again, first"
+    report = listening.report()
+    assert (report.sessions_lost, report.handed_back, report.sent_again) == (2, 3, 2)
+    hand_back(resending, fourth)  # by the next gateway, for which nobody vouches
+    resending.on_connected(service, False)
+    assert service.messages_sent == [first, third]
+
+
+def test_what_may_have_arrived_is_not_sent_again(listening: Recorder, notes: list[Note]) -> None:
+    """Without knowing more than the tunnel, the demo sends nothing again, and says so."""
+    resending, service = Resending(listening), Sent()
+    hand_back(resending, *listening.next_messages(2))
+    resending.on_connected(service, False)
+    assert service.messages_sent == []
+    assert notes[-1].text == "they may have arrived, so they are not sent again"
+    assert (listening.report().handed_back, listening.report().sent_again) == (2, 0)
+
+
+def test_a_resumed_session_hands_nothing_back(listening: Recorder, notes: list[Note]) -> None:
+    """A new link without a loss is noted in the books, and nothing is said."""
+    change(listening, "connected", *LOSS)
+    Resending(listening).on_connected(Sent(), True)
+    assert listening.report().recoveries[0].resumed
+    assert notes == []
 
 
 # The views
@@ -341,7 +471,7 @@ STATUS = Status(
     scene="cut 2 of 4: silence",
     state="reconnecting",
     progress="attempt 2 of 10, next in 1.4 s",
-    queued=17,
+    gauges=Gauges(queued=17, unacknowledged=9, replayed=312, duplicates=1),
     tally=Tally(sent=60, received=43),
     states=("disconnected", "connecting", "connected", *LOSS, "disconnected", "reconnecting"),
 )
@@ -352,9 +482,12 @@ NOTE = Note("no sign of life for 2.0 s", STATUS, by_demo=False)
 def test_a_plain_line_tells_how_things_stood() -> None:
     """Each line has time, state, sent, received and queue, and marks what the demo did."""
     assert plain_view.line(NOTE) == (
-        "  7.25 s  reconnecting     60    43     17  no sign of life for 2.0 s"
+        " 7.25  reconnecting   60   43    17  no sign of life for 2.0 s"
     )
     assert plain_view.line(Note("cut", STATUS, by_demo=True)).endswith("  17  * cut")
+    long = plain_view.line(Note("word " * 20, STATUS, by_demo=False)).splitlines()
+    assert [line[:42].rsplit("  ", 1)[-1] for line in long] == ["word ", "word "]
+    assert max(map(len, long)) <= 100
 
 
 def test_the_plain_view_writes_lines() -> None:
@@ -364,12 +497,18 @@ def test_the_plain_view_writes_lines() -> None:
         view.note(NOTE)
         view.summary(REPORT)
     lines = stream.getvalue().splitlines()
-    assert lines[0].split() == ["time", "state", "sent", "back", "queue", "event"]
+    assert lines[0].split() == ["s", "state", "sent", "back", "queue", "event"]
+    assert [lines[0].index(head) for head in ("state", "event")] == [7, 37]
     assert lines[1] == plain_view.line(NOTE)
     assert "sent 40, received 40, lost 0, doubled 0, reordered 0; reconnections 2" in lines
-    assert "silence                    1.98 s      3.02 s         2     74" in lines
+    numbers = "replayed 60, duplicates dropped 1, sessions lost 2, handed back 6, sent again 5"
+    assert numbers in lines
+    assert (
+        "silence                  1.98 s      3.02 s         2      74  resumed        58" in lines
+    )
     assert lines[-1] == REPORT.verdict
     assert stream.getvalue().isascii()
+    assert max(map(len, lines)) <= 100
 
 
 def test_the_plain_summary_of_nothing_has_no_table() -> None:
@@ -400,6 +539,8 @@ def test_the_panel_shows_everything(width: int) -> None:
     shown = stream.getvalue()
     for text in (STATUS.scene, STATUS.progress, "● reconnecting", " 17 ", "sent 60", "back 43"):
         assert text in shown
+    for text in ("unacknowledged 9 ", "replayed 312 ", "duplicates dropped 1 "):
+        assert text in shown
     assert max(len(line) for line in shown.splitlines()) == min(width - 3, 96)
 
 
@@ -411,7 +552,7 @@ def test_the_panel_keeps_its_height() -> None:
         status = Status(**{**vars(STATUS), "states": STATUS.states[:length]})
         view._console.print(live_view.panel(status, 117))
         heights.add(len(stream.getvalue().splitlines()))
-    assert heights == {6}
+    assert heights == {7}
 
 
 def test_a_long_note_is_indented() -> None:
@@ -424,6 +565,17 @@ def test_a_long_note_is_indented() -> None:
     assert all(line.startswith(" " * 24 + "word") for line in rest)
 
 
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_summary_fits(width: int) -> None:
+    """On a terminal of usual width no number and no name of the summary is cut or broken."""
+    view, stream = drawn(width=width, tty=False)
+    view.summary(Report(Tally(9999, 9999), (Recovery("server restarted", 1, 1, 1, 1),), (), 1.0))
+    lines = stream.getvalue().splitlines()
+    assert "…" not in stream.getvalue()
+    assert any("server restarted" in line and "1.00 s" in line for line in lines)
+    assert max(map(len, lines)) <= width
+
+
 def test_the_live_view_ends_with_the_summary() -> None:
     """On a terminal the panel is there while it runs; what stays are notes and summary."""
     view, stream = drawn(width=100)
@@ -432,8 +584,8 @@ def test_the_live_view_ends_with_the_summary() -> None:
         view.summary(REPORT)
     shown = stream.getvalue()
     assert STATUS.scene in shown
-    end = shown[shown.index("noticed after") :]
-    for text in ("silence", "3.02 s", "→ reconnecting", REPORT.verdict):
+    end = shown[shown.index("attempts") :]
+    for text in ("silence", "3.02 s", "resumed", "handed back", "→ reconnecting", REPORT.verdict):
         assert text in end
     assert STATUS.scene not in end
 

@@ -30,8 +30,8 @@ from tunnel.link import LinkEnd
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.request_queue import RequestQueue
 from tunnel.requests import CancelConnect, Close, Connect, NetworkChange, Reconnect, Target
-from tunnel.session_frames import Parcel
-from tunnel.testing import FakeClock, ScriptedTransport
+from tunnel.session_frames import ASK_FRAME, Limits, Parcel
+from tunnel.testing import FakeClock, ScriptedGateway, ScriptedTransport
 from tunnel.transport import DialRequest, Transport
 from tunnel.waker import Waker
 
@@ -1080,3 +1080,201 @@ def test_errors_are_tunnel_errors() -> None:
     request = world.post_connect()
     world.run()
     assert isinstance(failure(request.outcome), TunnelError)
+
+
+# Sessions
+
+
+def resuming(**settings: Any) -> tuple[World, ScriptedGateway]:
+    """A driver whose peer resumes sessions."""
+    world = World(**settings)
+    return world, ScriptedGateway(world.network)
+
+
+def test_a_session_is_opened_within_the_dial() -> None:
+    """When the link is there, the session is; the application hears whether it was resumed."""
+    world, gateway = resuming()
+    world.connected()
+    assert dict(world.network.dials[0].headers) == {"Tunnel-Resume": "1"}
+    session = world.driver.channel.session
+    assert session is not None
+    assert session.state == "attached"
+    world.network.cut()
+    world.run(lambda: len(world.resumed) == 2)
+    assert world.resumed == [False, True]
+    assert world.driver.channel.session is session
+    assert (gateway.sessions_opened, gateway.resumptions) == (1, 1)
+
+
+def test_a_peer_that_does_not_answer_the_greeting() -> None:
+    """Upgrade and handshake have one deadline; then it is a dial that failed, and is repeated."""
+    world, gateway = resuming(connect_timeout=5.0, max_reconnect_attempts=1)
+    answer = world.network.on_message
+    world.network.on_message = None
+    world.network.latency = 2.0
+    request = world.post_connect()
+    world.at(6.0, lambda: setattr(world.network, "on_message", answer))
+    world.run(request.outcome.done)
+    assert world.dials[1] == pytest.approx(5.0 + 2.0)  # the dial's end, and the first delay
+    assert request.outcome.exception() is None
+    assert gateway.sessions_opened == 1
+    assert world.resumed == [False]
+
+
+def test_a_connection_that_breaks_in_the_handshake() -> None:
+    """It is translated as any other error of a dial; no socket is left."""
+    world, _ = resuming()
+    transports: list[Any] = []
+
+    def breaking(waker: Waker) -> Any:
+        transports.append(world.network(waker))
+        transports[-1].receive = broken
+        return transports[-1]
+
+    def broken(size: int) -> bytes:
+        raise ConnectionResetError("reset by peer")
+
+    world.driver._new_transport = breaking
+    world.driver.configure(world.driver.config.replace(enable_auto_reconnect=False))
+    request = world.post_connect()
+    world.run()
+    assert isinstance(failure(request.outcome), TunnelError)
+    assert len(transports) == 1
+    assert not world.network.is_connected
+    assert world.driver.channel.session is None
+
+
+@pytest.mark.parametrize("how", ["close", "cancel", "reconnect", "network"])
+def test_called_off_in_the_handshake(how: str) -> None:
+    """A handshake can be interrupted as a dial can."""
+    world, gateway = resuming()
+    answer = world.network.on_message
+    world.network.on_message = None
+    request = world.post_connect()
+
+    def interrupt() -> None:
+        world.network.on_message = answer
+        if how == "close":
+            world.close()
+        elif how == "cancel":
+            request.outcome.cancel()
+            world.driver.post(CancelConnect(request))
+        elif how == "reconnect":
+            world.driver.post(Reconnect())
+        else:
+            world.driver.post(NetworkChange(True, None))
+
+    world.at(1.0, interrupt)
+    world.run(lambda: world.state is S.CONNECTED or not world.running)
+    assert world.clock.monotonic() == pytest.approx(1.0)
+    if how in ("close", "cancel"):
+        assert world.state is S.DISCONNECTED
+        assert gateway.sessions_opened == 0
+        assert world.driver.channel.session is None
+    else:
+        assert world.state is S.CONNECTED
+        assert gateway.sessions_opened == 1
+
+
+def test_called_off_between_dial_and_link() -> None:
+    """A session that was just opened is kept, though there is no link for it."""
+    world, gateway = resuming()
+    request = world.post_connect()
+    world.driver.worker._waker.clear()
+    world.driver.obey(world.driver.worker.mailbox.popleft())
+    world.driver._opened = world.driver._dial()
+    session = world.driver.channel.session
+    assert session is not None
+    assert session.state == "attached"
+    request.outcome.cancel()
+    world.driver.obey(CancelConnect(request))
+    assert world.state is S.DISCONNECTED
+    assert session.state == "detached"
+    world.run()
+    world.connected()
+    assert gateway.resumptions == 1
+
+
+def test_a_loss_is_told_whatever_becomes_of_the_link() -> None:
+    """On the next link before the greeting; if there is none, when nothing is left to be done."""
+    world, gateway = resuming(max_reconnect_attempts=1)
+    world.connected()
+    gateway.end()
+    world.run(lambda: len(world.resumed) == 2)
+    assert (len(world.losses), world.resumed) == (1, [False, False])
+    assert world.events[-1] is not E.SESSION_LOST
+    assert E.SESSION_LOST in world.events
+    gateway.end()
+    world.network.refuse()
+    world.run()
+    assert world.state is S.ERROR
+    assert len(world.losses) == 2
+
+
+def test_a_callback_of_a_loss_may_raise() -> None:
+    """It is logged; the tunnel goes on."""
+    world, gateway = resuming()
+
+    def fail(error: SessionLostError) -> None:
+        raise RuntimeError("no")
+
+    world.driver._on_session_lost = fail
+    world.connected()
+    gateway.end()
+    world.run(lambda: len(world.resumed) == 2)
+    assert world.state is S.CONNECTED
+
+
+def test_drains_until_all_is_acknowledged() -> None:
+    """With a session the end waits for the peer's word, asks for it once, and says END."""
+    world, gateway = resuming()
+    world.connected()
+    gateway.acknowledges = False
+    world.queue.enqueue_many(["a", "b"])
+    asked: list[object] = []
+    arrived = world.network.on_message
+    assert arrived is not None
+
+    def note(frame: Any) -> None:
+        if frame == ASK_FRAME:
+            asked.append(frame)
+        arrived(frame)
+
+    world.network.on_message = note
+    close = world.close()
+    world.at(1.0, lambda: gateway.send("still there"))
+    world.at(3.0, gateway.acknowledge)
+    world.run(close.done.is_set)
+    assert world.clock.monotonic() == pytest.approx(3.0)
+    assert len(asked) == 1
+    assert gateway.received == ["a", "b"]
+    assert world.received == ["still there"]
+    assert gateway.session is None
+    assert world.network.close_codes == [1000]
+
+
+def test_drains_no_longer_than_the_peer_is_given_to_acknowledge() -> None:
+    """Then the session is kept for later."""
+    world, gateway = resuming()
+    world.connected()
+    gateway.acknowledges = False
+    world.queue.enqueue("a")
+    close = world.close(within=2.0)
+    world.run(close.done.is_set)
+    assert world.clock.monotonic() == pytest.approx(2.0)
+    session = world.driver.channel.session
+    assert session is not None
+    assert session.state == "detached"
+    assert gateway.session is not None
+
+
+def test_the_limit_is_the_lesser_of_both() -> None:
+    """A message has to be one that both ends take; without a session only ours is known."""
+    world = World(max_message_size=2000)
+    gateway = ScriptedGateway(world.network, limits=Limits(10, 2**20, 1000))
+    assert world.driver.max_message_size == 2000
+    world.connected()
+    assert world.driver.max_message_size == 1000
+    world.driver.configure(world.driver.config.replace(max_message_size=500))
+    assert world.driver.max_message_size == 500
+    assert gateway.sessions_opened == 1

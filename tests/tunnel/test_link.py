@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,11 @@ from tunnel.link import Link, LinkEnd
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.outbox import Message
 from tunnel.request_queue import RequestPriority, RequestQueue
+from tunnel.secrets import Secret
+from tunnel.session import Session
+from tunnel.session_channel import SessionChannel
+from tunnel.session_frames import ASK_FRAME, Answer, End, FrameKind, Limits, Open, encode
+from tunnel.session_handshake import SessionHandshake
 from tunnel.stream import Readiness
 from tunnel.testing import FakeClock
 from tunnel.transport import DialRequest
@@ -890,3 +896,251 @@ def test_run_returns_when_woken() -> None:
     bench.wire.waker.wake()
     assert bench.link.run() is None
     assert bench.received == []
+
+
+# In a session
+
+
+class SessionBench(Bench):
+    """A link with a session, and the session's other end."""
+
+    def __init__(self, delivery: Delivery | None = None, **changes: object) -> None:
+        self.clock = FakeClock()
+        self.wire = Wire(self.clock)
+        self.received: list[Message] = []
+        self.queue = RequestQueue(clock=self.clock)
+        self.metrics = MetricsCollector(clock=self.clock)
+        self.activity = 0
+        self.delivery = delivery or CallbackDelivery(self.received.append)
+        self.config = CONFIG.replace(**changes)
+        self.channel = SessionChannel(
+            self.queue, self.metrics, on_answer=lambda _: None, on_settled=self.wire.waker.wake
+        )
+        limits = Limits(40, 2**20, 2**20)
+        self.session = Session(limits, keep=(1000, 2**20), accepts=(FrameKind.RESPONSE,))
+        self.peer = Session(limits, keep=(1000, 2**20))
+        self.channel.carry(self.session, self.delivery.delivered)
+        self.backlog: list[bytes] = []
+        self.link = self.new_link()
+        self.link.open_queue()
+
+    def new_link(self, *backlog: bytes) -> Link:
+        """Make a link whose handshake has succeeded, with what came behind the answer."""
+        handshake = SessionHandshake(
+            self.wire, self.clock, self.clock.monotonic() + 1.0, lambda: False, self.config
+        )
+        greeting = self.session.greeting()
+        if isinstance(greeting, Open):
+            answer: Answer = self.peer.open(greeting, b"i" * 16, Secret("5e" * 32), 600)
+        else:
+            answer = self.peer.resume(greeting)
+        self.wire.put(SERVER.message(encode(answer)) + b"".join(map(SERVER.message, backlog)))
+        self.session.answered(handshake.ask(greeting))
+        self.wire.written.clear()
+        return Link(
+            self.wire,
+            queue=self.queue,
+            delivery=self.delivery,
+            config=self.config,
+            metrics=self.metrics,
+            clock=self.clock,
+            waker=self.wire.waker,
+            on_activity=self._note,
+            channel=self.channel,
+            handshake=handshake,
+        )
+
+    def arrive(self, *messages: Message) -> LinkEnd | None:
+        """The peer sends."""
+        return self.feed(*map(SERVER.message, self.peer.send(messages)))
+
+    def hear(self) -> list[Message]:
+        """What the peer gets; control frames and heartbeats aside."""
+        frames = [item for item in self.wire.written if isinstance(item, bytes)]
+        self.wire.written.clear()
+        items = self.peer.receive(frames)
+        assert self.peer.violation is None
+        return list(items)
+
+
+def test_a_session_gives_messages_their_numbers() -> None:
+    """What goes out is a frame of the session, what comes in is unwrapped."""
+    bench = SessionBench()
+    bench.queue.enqueue_many(["a", b"b"])
+    bench.link.writer.flush(may_wait=True)
+    assert bench.link.writer.write_directly("c", RequestPriority.NORMAL, None, may_wait=True)
+    assert bench.hear() == ["a", b"b", "c"]
+    assert bench.queue.size == 0
+    assert bench.arrive("x", b"y") is None
+    assert bench.received == ["x", b"y"]
+    snapshot = bench.metrics.snapshot()
+    assert (snapshot.messages_sent, snapshot.messages_received) == (3, 2)
+
+
+def test_what_came_with_the_handshake_is_the_first() -> None:
+    """Frames behind the answer are taken up before anything else is read."""
+    bench = SessionBench()
+    bench.link.dispose()
+    bench.session.detach()
+    bench.wire = Wire(bench.clock)
+    frames = bench.peer.send(["a", "b"])
+    link = bench.new_link(*frames)
+    bench.link = link
+    bench.wire.put(*map(SERVER.message, bench.peer.send(["c"])))
+    assert bench.received == []
+    bench.link.open_queue()
+    assert bench.run() is None
+    assert bench.received == ["a", "b", "c"]
+
+
+def test_what_is_taken_is_acknowledged() -> None:
+    """Before long, or at once when it is much."""
+    bench = SessionBench()
+    bench.arrive("a")
+    assert bench.peer.unacknowledged == 1
+    assert bench.run(1.0) is None
+    bench.hear()
+    assert bench.peer.unacknowledged == 0
+    bench.arrive(*["x"] * 10)
+    bench.hear()
+    assert bench.peer.unacknowledged == 0
+
+
+def test_reading_is_not_paused_in_a_session() -> None:
+    """Its window bounds what the peer may send; acknowledgements must be read even so."""
+    inbox = Inbox(1024, lambda: None)
+    bench = SessionBench(inbox)
+    bench.arrive(*["x" * 100] * 30)
+    assert inbox.size == 30
+    bench.queue.enqueue("a")
+    bench.link.writer.flush(may_wait=False)
+    bench.hear()
+    bench.peer.take(1)
+    bench.feed(SERVER.message(bench.peer.acknowledgement()))
+    assert bench.channel.unacknowledged == 0
+
+
+def test_a_window_that_opens_is_filled_by_the_reading_thread() -> None:
+    """Nobody else may be there to write what waits."""
+    bench = SessionBench()
+    bench.queue.enqueue_many([f"{number}" for number in range(50)])
+    bench.link.writer.flush(may_wait=True)
+    assert len(bench.hear()) == 40
+    bench.peer.take(40)
+    bench.feed(SERVER.message(bench.peer.acknowledgement()))
+    assert len(bench.hear()) == 10
+
+
+@pytest.mark.parametrize(
+    "frame", [SERVER.message(b"\x63\0\0\0\0"), SERVER.message("hello"), SERVER.message(b"")]
+)
+def test_a_peer_that_breaks_the_sessions_protocol(frame: bytes) -> None:
+    """It hears why, and nothing more is taken; its own close frame does not make it right."""
+    bench = SessionBench()
+    end = bench.feed(
+        *map(SERVER.message, bench.peer.send(["a"])),
+        frame,
+        SERVER.message(b"\x01\0\0\0\x02late"),
+        SERVER.close(1002),
+    )
+    assert end is None  # it gets a moment to close the connection
+    bench.wire.ended = True
+    end = bench.run(1.0)
+    assert end is not None
+    assert isinstance(end.error, ProtocolError)
+    assert bench.received == ["a"]
+    assert [item.code for item in bench.wire.written if isinstance(item, Close)] == [1002]
+
+
+def test_a_peer_that_ends_the_session() -> None:
+    """The link ends with it, as a loss."""
+    bench = SessionBench()
+    end = bench.feed(SERVER.message(encode(End("token=s3cret is over"))), SERVER.close(1000))
+    assert end is None
+    end = bench.run(2.0)
+    assert end is not None
+    assert isinstance(end.error, ConnectionLostError)
+    assert "the peer ended the session" in str(end.error)
+    assert "s3cret" not in str(end.error)
+    assert [item.code for item in bench.wire.written if isinstance(item, Close)] == [1000]
+
+
+def test_our_end_first() -> None:
+    """A peer that says the same as we did is in agreement."""
+    bench = SessionBench()
+    bench.arrive("a")
+    frame = bench.channel.end()
+    assert frame is not None
+    bench.link.end_session(frame)
+    bench.hear()
+    assert bench.peer.unacknowledged == 0  # told before the end
+    assert bench.peer.ended_by_peer == ""
+    assert bench.feed(SERVER.message(encode(End("you too")))) is None
+    assert bench.run(10.0) is None
+
+
+def test_heartbeats_as_texts_are_no_messages_of_the_session() -> None:
+    """They have no number, and are not kept."""
+    bench = SessionBench(ping_mode="text", ping_interval=5.0, pong_timeout=7.5)
+    bench.run(5.5)
+    assert bench.wire.written == ["ping"]
+    bench.feed(SERVER.message("pong"), SERVER.message("ping"))
+    assert bench.wire.written == ["ping", "pong"]
+    assert bench.channel.unacknowledged == 0
+    assert bench.link.heartbeat is not None
+    assert bench.link.heartbeat.get_stats()["pongs_received"] == 1
+
+
+def test_first_words_in_a_session_are_kept() -> None:
+    """They wait for the queue to be opened, and go before it."""
+    bench = SessionBench()
+    link = bench.link
+    link.dispose()
+    bench.session.detach()
+    bench.wire = Wire(bench.clock)
+    bench.queue.enqueue("queued")
+    bench.link = bench.new_link()
+    bench.link.send_first("hello")
+    assert bench.wire.written == []
+    bench.link.open_queue()
+    assert bench.hear() == ["hello", "queued"]
+    assert bench.channel.unacknowledged == 2
+
+
+def test_asking_is_for_sessions() -> None:
+    """A plain peer would take the question for a message."""
+    bench = SessionBench()
+    bench.link.ask()
+    assert bench.wire.written == [ASK_FRAME]
+    plain = Bench()
+    plain.link.ask()
+    assert plain.wire.written == []
+
+
+def test_a_link_that_is_over_acknowledges_nothing() -> None:
+    """What a late timer would say is said on the next link."""
+    bench = SessionBench()
+    bench.arrive("a")
+    bench.link.dispose()
+    bench.clock.advance(10.0)
+    assert bench.session.has_untold
+
+
+def test_a_queue_on_disk_sees_every_message(tmp_path: Path) -> None:
+    """Nothing is written past it."""
+    with RequestQueue(path=tmp_path / "queue") as queue:
+        bench = Bench()
+        link = Link(
+            bench.wire,
+            queue=queue,
+            delivery=CallbackDelivery(bench.received.append),
+            config=CONFIG,
+            metrics=bench.metrics,
+            clock=bench.clock,
+            waker=bench.wire.waker,
+            on_activity=lambda: None,
+        )
+        link.open_queue()
+        normal = RequestPriority.NORMAL
+        assert not link.writer.write_directly("a", normal, None, may_wait=True)
+        link.dispose()

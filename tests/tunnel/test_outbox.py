@@ -423,3 +423,69 @@ def test_nothing_is_lost_doubled_or_reordered_whatever_dies_where(
     connection.write_all()
     end()
     assert delivered == accepted
+
+
+# Another source than the queue
+
+
+class Source:
+    """Hands out what is there, and notes what it is told."""
+
+    def __init__(self, *messages: Message) -> None:
+        self.messages = list(messages)
+        self.room = 100
+        self.calls: list[object] = []
+
+    @property
+    def waiting(self) -> int:
+        return min(self.room, len(self.messages))
+
+    def take_many(self, limit: int, max_bytes: int) -> list[Message]:
+        count = min(limit, self.waiting)
+        taken, self.messages = self.messages[:count], self.messages[count:]
+        return taken
+
+    def adopt(self, message: Message, priority: RequestPriority, expires_in: float | None) -> None:
+        self.calls.append(("adopt", message))
+
+    def confirm(self, count: int) -> None:
+        self.calls.append(("confirm", count))
+
+    def restore(self) -> None:
+        self.calls.append("restore")
+
+
+def test_a_source_without_room_is_no_work() -> None:
+    """What a source does not call waiting is not there; once it does, it is."""
+    source = Source(b"a", b"b")
+    outbox = Outbox(source, ENCODER, source.calls.append)
+    outbox.is_open = True
+    source.room = 1
+    assert outbox.has_work
+    piece = outbox.piece()
+    source.room = 0
+    outbox.advance(len(piece))
+    assert not outbox.has_work
+    assert outbox.is_idle
+    assert not outbox.piece()
+    source.room = 1
+    assert outbox.has_work
+    assert source.calls == [("confirm", 1), 1]
+
+
+def test_a_source_hears_what_became_of_its_messages() -> None:
+    """Whole ones are confirmed, at the end too; then it is told that the rest was not."""
+    source = Source(b"a", b"b", b"c")
+    outbox = Outbox(source, ENCODER, source.calls.append)
+    outbox.is_open = True
+    frame = len(ENCODER.message(b"a"))
+    outbox.piece()
+    outbox.advance(2 * frame + 1)
+    assert source.calls == []
+    outbox.settle()
+    assert source.calls == [("confirm", 2), 2, "restore"]
+    outbox = Outbox(source, ENCODER, source.calls.append)
+    source.calls.clear()
+    outbox.adopt(b"d", NORMAL, None, ENCODER.message(b"d"), 3)
+    outbox.settle()
+    assert source.calls == [("adopt", b"d"), "restore"]

@@ -55,12 +55,14 @@ class QueueModel(RuleBasedStateMachine):
     def waiting(self) -> int:
         return sum(map(len, self.in_order()))
 
-    def pop(self, limit: int, max_bytes: float = math.inf) -> list[tuple[str, float]]:
+    def pop(
+        self, limit: int, max_bytes: float = math.inf, max_first: float = math.inf
+    ) -> list[tuple[str, float]]:
         popped: list[tuple[str, float]] = []
         for line in self.in_order():
             while line and len(popped) < limit:
                 length = sum(len(item) for item, _ in [*popped, line[0]])
-                if popped and length > max_bytes:
+                if length > (max_bytes if popped else max(max_bytes, max_first)):
                     return popped
                 popped.append(line.pop(0))
         return popped
@@ -96,12 +98,29 @@ class QueueModel(RuleBasedStateMachine):
         popped = self.pop(1)
         assert self.queue.dequeue() == (popped[0][0] if popped else None)
 
-    @rule(pause=PAUSES, limit=COUNTS, max_bytes=st.none() | st.integers(0, 20))
-    def take(self, pause: float, limit: int, max_bytes: int | None) -> None:
+    @rule(
+        pause=PAUSES,
+        limit=COUNTS,
+        max_bytes=st.none() | st.integers(0, 20),
+        max_first=st.none() | st.integers(0, 8),
+    )
+    def take(self, pause: float, limit: int, max_bytes: int | None, max_first: int | None) -> None:
         self.pass_time(pause)
-        popped = self.pop(limit, math.inf if max_bytes is None else max_bytes)
-        assert self.queue.take_many(limit, max_bytes) == [item for item, _ in popped]
+        popped = self.pop(limit, *(math.inf if m is None else m for m in (max_bytes, max_first)))
+        items = self.queue.take_many(limit, max_bytes, max_first=max_first)
+        assert items == [item for item, _ in popped]
         self.taken += popped
+
+    @precondition(lambda self: self.taken)
+    @rule(pause=PAUSES, data=st.data())
+    def hand_over_and_get_back(self, pause: float, data: Any) -> None:
+        self.pass_time(pause)
+        count = data.draw(st.integers(0, len(self.taken)))
+        self.queue.hand_over(count)
+        back = [item for item, _ in self.taken[count // 2 : count]]
+        del self.taken[:count]
+        self.queue.put_back(back, range(len(back)))
+        self.restored[:0] = [(item, math.inf) for item in back]
 
     @precondition(lambda self: self.taken)
     @rule(pause=PAUSES, data=st.data())
@@ -136,6 +155,9 @@ class QueueModel(RuleBasedStateMachine):
         held = sum(map(len, everything))
         assert self.queue.snapshot() == tuple(item for line in everything for item, _ in line)
         assert (self.queue.size, self.queue.waiting) == (held, held - len(self.taken))
+        waiting = [item for line in everything[1:] for item, _ in line]
+        assert self.queue.waiting_bytes == sum(map(len, waiting))
+        assert self.queue.next_length == (len(waiting[0]) if waiting else None)
         assert self.queue.is_empty == (held == len(self.taken))
         assert self.queue.is_full == (held >= self.bound)
         assert self.queue.expired == self.expired
@@ -159,3 +181,20 @@ def test_lines_are_made_when_first_used() -> None:
     entries.add(["x"], 2, math.inf)
     entries.add(["y"], 1, math.inf)
     assert list(entries.lines) == [1, 2]
+
+
+def test_a_length_is_never_less_than_the_bytes_on_the_wire() -> None:
+    """Texts that are not ASCII count four bytes a character, whatever they take."""
+    entries = QueueEntries()
+    for text, length in [("abc", 3), ("é", 4), ("a\U0001f600", 8), ("", 0)]:
+        entries.add([text], 1, math.inf)
+        assert entries.next_length() == entries.waiting_bytes == length >= len(text.encode())
+        entries.pop(1)
+
+
+def test_a_text_is_taken_by_what_it_may_be_long() -> None:
+    """So a batch is never longer than was asked for."""
+    entries = QueueEntries()
+    entries.add(["é", "é", b"x"], 1, math.inf)
+    assert entries.pop(9, 3, 3) == []
+    assert [item for item, _, _ in entries.pop(9, 8)] == ["é", "é"]

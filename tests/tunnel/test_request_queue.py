@@ -295,6 +295,15 @@ class TestTaking:
         assert queue.take_many(9, max_bytes=0) == [b"12345"]
         assert queue.take_many(9, max_bytes=0) == [b"1"]
 
+    def test_the_first_item_may_be_limited_too(self, queue: RequestQueue) -> None:
+        """One above its own limit is not handed out; one above that of all together may be."""
+        queue.enqueue_many([b"12345", b"1"])
+        assert queue.next_length == 5
+        assert queue.take_many(9, max_bytes=2, max_first=4) == []
+        assert queue.take_many(9, max_bytes=2, max_first=5) == [b"12345"]
+        assert queue.take_many(9, max_bytes=2, max_first=0) == [b"1"]
+        assert queue.next_length is None
+
     def test_other_objects_have_no_length_here(self, queue: RequestQueue) -> None:
         """A list is one item without bytes."""
         queue.enqueue_many([[1] * 99, [2]])

@@ -18,6 +18,7 @@ from tunnel.frames import FrameDecoder, FrameEncoder, Incoming
 from tunnel.outbox import Message, Outbox
 from tunnel.request_queue import RequestPriority, RequestQueue
 from tunnel.sender import WHILE_CONNECTED, Sender, SendTimeout
+from tunnel.session_frames import FrameKind, Parcel
 from tunnel.testing import FakeClock
 from tunnel.writer import Writer
 
@@ -65,7 +66,7 @@ class Link:
         )
         self.writer.open()
 
-    def send(self, data: Message) -> None:
+    def send_first(self, data: Message) -> None:
         self.own.append(data)
 
     def let(self, room: int | None = None) -> None:
@@ -642,3 +643,41 @@ def test_many_threads_keep_the_order_of_each() -> None:
     for name in range(6):
         mine = [str(m) for m in link.wire.written if str(m).startswith(f"{name} ")]
         assert mine == [f"{name} {number}" for number in range(300)]
+
+
+# Parcels
+
+
+def test_a_parcel_is_sent_as_a_message_is(bench: Bench) -> None:
+    """Requests have their place among the messages, and the same bounds."""
+    parcel = Parcel(FrameKind.REQUEST, b"?")
+    bench.send("a")
+    bench.sender.send_parcel(parcel, NORMAL, 0)
+    bench.sender.send_parcel(Parcel(FrameKind.CANCEL, b"!"), HIGH, 0)
+    assert bench.queue.snapshot() == (b"!", "a", parcel)
+    with pytest.raises(QueueFullError):
+        bench.sender.send_parcel(parcel, NORMAL, 0)
+    bench = Bench(limit=10)
+    with pytest.raises(MessageTooBigError):
+        bench.sender.send_parcel(Parcel(FrameKind.REQUEST, bytes(11)), NORMAL, 0)
+
+
+def test_a_parcel_stays_what_it_is(bench: Bench) -> None:
+    """It is not copied on its way: whoever withdraws it later means this one."""
+    parcel = Parcel(FrameKind.REQUEST, b"?")
+    bench.sender.send_parcel(parcel, NORMAL, 0)
+    assert bench.queue.take() is parcel
+    link = bench.connect()
+    bench.owner.worker.is_own_thread = bench.owner.is_greeting = True
+    bench.sender.send_parcel(parcel, NORMAL, 0)
+    assert link.own[0] is parcel
+
+
+def test_a_parcel_waits_for_room(bench: Bench) -> None:
+    """As long as it is told to, across losses."""
+    bench = Bench(size=1)
+    bench.send("a")
+    start = bench.clock.monotonic()
+    with pytest.raises(QueueFullError):
+        bench.sender.send_parcel(Parcel(FrameKind.REQUEST, b"?"), NORMAL, 5.0)
+    assert bench.clock.monotonic() == start + 5.0

@@ -203,6 +203,10 @@ def test_room_is_measured_in_bytes(message: Message) -> None:
     assert bench.write() == [message]
     bench.acknowledge()
     assert bench.write() == [message]
+    bench.queue.clear()
+    assert bench.channel.send_directly(message) is None
+    bench.channel.send_first(message)
+    assert bench.channel.waiting == 0
 
 
 def test_a_message_beyond_the_window_goes_alone() -> None:

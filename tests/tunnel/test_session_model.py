@@ -597,7 +597,9 @@ LATE = "server resume (late)"
 C: Script = ("ä", b"c", b"long")
 S: Script = (b"r", "s", b"")
 WORLDS = {
-    "two each way": World(C[:2], S[:2], cuts=2),
+    "two each way": World(C[:2], S[:2], cuts=1),
+    "two to the server": World(C[:2], S[:1], cuts=2),
+    "two to the client": World(C[:1], S[:2], cuts=2),
     "windows": World((b"a", "ä", b"", b"long", b"d"), (), cuts=2),
     "windows, with answers": World(C, S[:1], cuts=1),
     "a number without a message": World((b"a", None, b"cc"), S[:1], cuts=1),
@@ -611,9 +613,11 @@ WORLDS = {
     "many to the client": World((), S[:1], cuts=4, restarts=2, forgets=1),
 }
 LARGE_WORLDS = {
+    "two each way": World(C[:2], S[:2], cuts=2),
     "three each way": World((b"a", "b", b"c"), S, cuts=1),
     "three losses": World(C[:2], S[:1], cuts=3, forgets=1),
-    "killed between two": World(C[:2], S[:2], cuts=1, restarts=1, late_confirm=True),
+    "killed between two": World(C[:2], S[:2], cuts=1, restarts=1),
+    "killed, confirmed late": World(C[:2], S[:1], cuts=1, restarts=1, forgets=1, late_confirm=True),
     "killed twice": World(C[:2], S[:1], cuts=1, restarts=2, holes=frozenset({1})),
     "killed, not all on disk": World(
         (b"a", b"bb", b"cc"), S[:1], cuts=1, restarts=1, holes=frozenset({1, 2})

@@ -82,7 +82,7 @@ class FakeTransport:
 class Desk:
     """A writer and all that is around it."""
 
-    def __init__(self, transport: Any, queue: RequestQueue | None = None) -> None:
+    def __init__(self, transport: Any, queue: RequestQueue | None = None, **options: Any) -> None:
         self.transport = transport
         self.queue = RequestQueue(100_000) if queue is None else queue
         self.sent = 0
@@ -99,6 +99,7 @@ class Desk:
             on_failed=self.errors.append,
             on_sent=self._count,
             clock=self.clock,
+            **options,
         )
 
     def _count(self, number: int) -> None:
@@ -917,3 +918,105 @@ def test_an_abort_ends_all_writers_and_keeps_what_they_had(
 def test_readiness_is_what_a_transport_says() -> None:
     """The four reasons of a wait, in the order in which the reading thread unpacks them."""
     assert Readiness._fields == ("readable", "writable", "woken", "ended")
+
+
+# In a session
+
+
+class Numbers:
+    """Gives numbers as a session does, while there is room."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.given = 0
+
+    def __call__(self, message: Message) -> bytes | None:
+        if self.given == self.room:
+            return None
+        self.given += 1
+        return b"%d:" % self.given + (message.encode() if isinstance(message, str) else message)
+
+
+def test_a_direct_message_gets_its_number_under_the_role() -> None:
+    """What goes onto the wire is the session's frame; without room the message has to wait."""
+    transport = FakeTransport()
+    desk = Desk(transport, number=Numbers(2))
+    desk.writer.open()
+    assert desk.direct("a")
+    assert desk.direct(b"b")
+    assert not desk.direct("c")
+    assert transport.received == [b"1:a", b"2:b"]
+    assert desk.sent == 2
+    assert desk.writer._owner is None
+
+
+def test_no_number_for_what_is_not_written_now() -> None:
+    """A message that finds something before it uses no number up: it would come out of order."""
+    transport = FakeTransport()
+    numbers = Numbers(10)
+    desk = Desk(transport, number=numbers)
+    assert not desk.direct("too early")
+    desk.writer.open()
+    desk.queue.enqueue("queued")
+    assert not desk.direct("a")
+    assert not desk.direct("x" * (FRAGMENT_SIZE + 1))
+    desk.writer.flush(may_wait=True)
+    desk.writer.stop()
+    assert not desk.direct("too late")
+    assert numbers.given == 0
+
+
+def test_half_a_numbered_message_is_finished_before_all_others() -> None:
+    """Its frame is what is adopted: the rest of it goes first."""
+    transport = FakeTransport()
+    transport.script = [4, 0]
+    desk = Desk(transport, number=Numbers(10))
+    desk.writer.open()
+    assert desk.direct("a", may_wait=False)
+    assert (desk.sent, desk.stalls) == (0, 1)
+    assert desk.writer.is_stalled
+    desk.writer.flush(may_wait=False)
+    assert transport.received == [b"1:a"]
+    assert desk.sent == 1
+
+
+def test_a_message_that_cannot_be_encoded_as_a_frame_takes_no_role_with_it() -> None:
+    """Whatever numbering raises, the role is free again, though the link is given up."""
+    transport = FakeTransport()
+
+    def fail(message: Message) -> bytes:
+        raise ValueError("no number")
+
+    desk = Desk(transport, number=fail)
+    desk.writer.open()
+    with pytest.raises(ValueError, match="no number"):
+        desk.direct("a")
+    assert transport.aborted
+    assert desk.writer._owner is None
+
+
+def test_nothing_goes_past_a_queue_that_has_to_see_it() -> None:
+    """With a queue on disk every message goes through it."""
+    transport = FakeTransport()
+    desk = Desk(transport, is_direct=False)
+    desk.writer.open()
+    assert not desk.direct("a")
+    desk.send("b")
+    assert transport.received == ["b"]
+
+
+def test_work_is_left_until_the_last_byte() -> None:
+    """Before a close frame one has to know whether anything is left, written by whomever."""
+    transport = FakeTransport()
+    desk = Desk(transport)
+    desk.writer.open()
+    assert not desk.writer.has_work
+    desk.queue.enqueue("a")
+    assert desk.writer.has_work
+    seen: list[bool] = []
+    transport.script = [lambda: seen.append(desk.writer.has_work), 3, 0]
+    desk.writer.flush(may_wait=False)
+    assert seen == [True]
+    assert desk.writer.has_work
+    desk.writer.flush(may_wait=False)
+    assert not desk.writer.has_work

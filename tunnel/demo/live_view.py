@@ -15,6 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tunnel.demo.journal import Gauges
+from tunnel.demo.ledger import Tally
 from tunnel.demo.recorder import Note, Status
 from tunnel.demo.report import Report, path
 
@@ -86,35 +88,15 @@ def event(note: Note) -> Table:
 
 def panel(status: Status, width: int) -> Panel:
     """Return how things stand, in a frame of at most so many columns."""
-    tally = status.tally
     colour = _COLOURS[status.state]
     state = Text.assemble((f"● {status.state}", f"bold {colour}"))
     if status.progress:
         state.append(f"   {status.progress}")
-    gauges = status.gauges
-    queue = Table.grid(padding=(0, 1))
-    queue.add_row(
-        f"{gauges.queued:>3}",
-        ProgressBar(_QUEUE_BAR, min(gauges.queued, _QUEUE_BAR), width=40, complete_style="yellow"),
-    )
-    numbers = Text.assemble(
-        "sent ", (f"{tally.sent:<6}", "bold"), "came back ", (f"{tally.received:<6}", "bold")
-    )
-    numbers.append(f"doubled {tally.duplicated}   reordered {tally.reordered}")
-    session = Text.assemble(
-        "unacknowledged ",
-        (f"{gauges.unacknowledged:<6}", "bold"),
-        "replayed ",
-        (f"{gauges.replayed:<6}", "bold"),
-        f"duplicates dropped {gauges.duplicates}",
-    )
-    recent = status.states[-_LATEST:]
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="dim")
     rows.add_row("state", state)
-    rows.add_row("queue", queue)
-    rows.add_row("messages", numbers)
-    rows.add_row("session", session)
+    _add_numbers(rows, status.gauges, status.tally)
+    recent = status.states[-_LATEST:]
     rows.add_row("path", ("… → " if len(status.states) > _LATEST else "") + " → ".join(recent))
     return Panel(
         rows,
@@ -127,10 +109,33 @@ def panel(status: Status, width: int) -> Panel:
     )
 
 
+def _add_numbers(rows: Table, gauges: Gauges, tally: Tally) -> None:
+    queue = Table.grid(padding=(0, 1))
+    queue.add_row(
+        f"{gauges.queued:>3}",
+        ProgressBar(_QUEUE_BAR, min(gauges.queued, _QUEUE_BAR), width=40, complete_style="yellow"),
+    )
+    messages = {
+        "sent": tally.sent,
+        "came back": tally.received,
+        "doubled": tally.duplicated,
+        "reordered": tally.reordered,
+    }
+    session = {
+        "unacknowledged": gauges.unacknowledged,
+        "replayed": gauges.replayed,
+        "duplicates dropped": gauges.duplicates,
+    }
+    rows.add_row("queue", queue)
+    rows.add_row("messages", _in_line(messages))
+    rows.add_row("session", _in_line(session))
+
+
 def closing(report: Report) -> Group:
     """Return the end of the run: tables of the recoveries and messages, path and verdict."""
-    recoveries = Table("cut", box=box.SIMPLE_HEAD, title_justify="left")
-    for heading in ("noticed after", "back after", "attempts", "queued", "session", "replayed"):
+    recoveries = Table(box=box.SIMPLE_HEAD)
+    recoveries.add_column("cut", no_wrap=True)
+    for heading in ("noticed\nafter", "back\nafter", "attempts", "queued", "session", "replayed"):
         recoveries.add_column(heading, justify="right")
     for recovery in report.recoveries:
         recoveries.add_row(
@@ -149,11 +154,12 @@ def closing(report: Report) -> Group:
         "lost": tally.lost,
         "doubled": tally.duplicated,
         "reordered": tally.reordered,
+        "reconnections": len(report.recoveries),
     }
     return Group(
         recoveries,
-        _numbers(messages),
-        _numbers(report.session_numbers),
+        _in_table(messages),
+        _in_table(report.session_numbers),
         Padding(f"path: {path(report.states, ' → ')}", (0, 2)),
         Padding(
             Text(report.verdict, style="bold green" if tally.is_perfect else "bold red"), (1, 2)
@@ -161,7 +167,14 @@ def closing(report: Report) -> Group:
     )
 
 
-def _numbers(numbers: dict[str, int]) -> Table:
+def _in_line(numbers: dict[str, int]) -> Text:
+    line = Text()
+    for name, number in numbers.items():
+        line.append(f"{name} ").append(f"{number:<6}", style="bold")
+    return line
+
+
+def _in_table(numbers: dict[str, int]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for heading in numbers:
         table.add_column(heading, justify="right")

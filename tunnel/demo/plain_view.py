@@ -15,19 +15,24 @@ _WIDTH = 100
 
 
 def line(note: Note) -> str:
-    """Return a note as a line; what the demo does is marked with an asterisk."""
+    """Return a note as a line; what the demo does is marked with an asterisk.
+
+    A text that needs several lines is indented.
+    """
     status, tally = note.status, note.status.tally
     mark = "* " if note.by_demo else ""
-    return (
+    head = (
         f"{status.seconds:5.2f}  {status.state:<12}{tally.sent:>5}{tally.received:>5}"
-        f"{status.gauges.queued:>6}  {mark}{note.text}"
+        f"{status.gauges.queued:>6}  "
     )
+    return textwrap.fill(head + mark + note.text, _WIDTH, subsequent_indent=" " * len(head))
 
 
 def summary(report: Report) -> str:
     """Return the end of the run as several lines."""
     numbers = (f"{name} {number}" for name, number in report.session_numbers.items())
-    lines = ["", counts(report.tally), ", ".join(numbers), ""]
+    sums = f"{counts(report.tally)}; reconnections {len(report.recoveries)}"
+    lines = ["", sums, ", ".join(numbers), ""]
     if report.recoveries:
         lines.append(
             f"{'cut':<16}{'noticed after':>15}{'back after':>12}{'attempts':>10}{'queued':>8}"

@@ -56,7 +56,6 @@ class Report:
     def session_numbers(self) -> dict[str, int]:
         """What the sessions had to do, by its name for people."""
         return {
-            "reconnections": len(self.recoveries),
             "replayed": self.replayed,
             "duplicates dropped": self.duplicates,
             "sessions lost": self.sessions_lost,

@@ -23,7 +23,7 @@ from tunnel.gateway.auth import Authenticate, bearer_token, challenge
 from tunnel.gateway.connection import GatewayConnection
 from tunnel.gateway.pool import Pool, run_in
 from tunnel.responses import Headers
-from tunnel.session_frames import HEADER, VERSION
+from tunnel.session_frames import HEADER, VERSION, is_offered
 
 
 class Admission:
@@ -84,4 +84,4 @@ class Admission:
 
 def wants_session(request: Request | None) -> bool:
     """Whether a client asks for a session."""
-    return request is not None and request.headers.get_all(HEADER) == [VERSION]
+    return request is not None and is_offered(",".join(request.headers.get_all(HEADER)))

@@ -53,6 +53,7 @@ class Channel:
         name: Stands for it in logs.
         dispatcher: Knows the handlers.
         outbox: What the handlers have sent.
+        answers: What they have answered to requests.
         is_draining: Nothing new is taken from the client.
         is_over: Nothing is sent to it any more.
     """
@@ -87,10 +88,17 @@ class Channel:
         session = GatewaySession(
             identity.hex(), user, self.outbox, lambda: self.max_size, self._end_soon
         )
+        # Apart, so that answers need not wait until the client has taken what was sent before.
+        self.answers = Outbox(
+            settings.max_outgoing,
+            settings.max_outgoing_bytes,
+            threading.get_ident(),
+            self.wake_soon,
+        )
         requests = Requests(
             surroundings.requests,
             session,
-            self.outbox,
+            self.answers,
             surroundings.request_pool,
             settings,
             self.wake,
@@ -158,6 +166,7 @@ class Channel:
         """Nothing is sent any more; what has arrived is still handled."""
         self.is_over = True
         self.outbox.close()
+        self.answers.close()
         self.wake()
 
     def drop(self) -> None:
@@ -194,7 +203,7 @@ class PlainChannel(Channel):
 
     async def receive(self, message: str | bytes) -> None:
         """Take a message; waits while too many wait to be handled."""
-        if self.is_draining:
+        if self.is_draining or self.is_over:
             return
         self.dispatcher.add((message,), 0)
         self.wake()

@@ -71,7 +71,7 @@ class GatewayConnection(ServerConnection):
     @property
     def is_writable(self) -> bool:
         """Whether it takes more now."""
-        return self.is_open and not self._is_congested
+        return self.is_open and not self._is_congested and not self.transport.is_closing()
 
     def write(self, messages: Iterable[str | bytes]) -> None:
         """Write messages: text or binary. Only while `is_writable`; else they may be lost."""

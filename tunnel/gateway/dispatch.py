@@ -148,7 +148,7 @@ class Dispatcher:
             self._left += len(message)
             reply = handle(self._session, message)
             if reply is not None:
-                outbox.put(reply)  # type: ignore[arg-type]  # our own handlers return messages
+                self._put(reply)
             handled += 1
         return handled
 
@@ -186,7 +186,16 @@ class Dispatcher:
     def _handle_one(self, message: str | bytes) -> None:
         try:
             reply = self._handling.handle(self._session, message)
-            if reply is not None:
-                self._outbox.put(self._session.checked(reply))
         except Exception:
             logger.exception("the handler failed at a message of session {}", self._session.id[:8])
+            return
+        if reply is not None:
+            self._put(reply)
+
+    def _put(self, reply: object) -> None:
+        """Send what the handler has returned, if it can be sent."""
+        try:
+            self._outbox.put(self._session.checked(reply))
+        except Exception as error:
+            name = self._session.id[:8]
+            logger.error("what the handler returned to session {} cannot be sent: {}", name, error)

@@ -24,7 +24,6 @@ import ssl
 import threading
 import time
 from contextlib import suppress
-from typing import NoReturn
 from urllib.parse import unquote, urlsplit
 
 from loguru import logger
@@ -33,6 +32,7 @@ from tunnel.errors import ConfigurationError
 from tunnel.gateway.handlers import Call, GatewaySession, RequestFailed
 from tunnel.request_frames import TunnelRequest
 from tunnel.responses import Headers, TunnelResponse
+from tunnel.secrets import scrub
 
 _CONNECT_TIMEOUT = 10.0
 _REUSE_WITHIN = 1.0
@@ -77,6 +77,8 @@ class HttpForwarder:
         max_request: int,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
+        if re.search(r"[^!-~]", url):  # `urlsplit` would let some of it vanish
+            raise ConfigurationError("the URL to forward to must be visible ASCII")
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
@@ -117,9 +119,9 @@ class HttpForwarder:
                 request.method, target, self._fields(request), request.payload, call.max_size
             )
             answer = TunnelResponse(request.request_id, response.status, _returned(response), body)
-        except BaseException as error:
+        except (OSError, http.client.HTTPException, ConfigurationError, RequestFailed) as error:
             service.close()
-            self._explain(error, service)
+            raise self._explain(error, service) from None
         if response.will_close or call.is_aborted:
             service.close()
         else:
@@ -160,23 +162,16 @@ class HttpForwarder:
         return [("Host", self._authority), *fields]
 
     def _take(self) -> _Service | None:
-        now = time.monotonic()
         with self._lock:
-            idle, self._idle = self._idle, []
-            usable = None
-            while idle and usable is None:
-                service, since = idle.pop()
-                if now - since <= _REUSE_WITHIN and service.is_usable:
-                    usable = service
-                else:
-                    idle.append((service, since))
-                    break  # all before it have waited longer
-            if usable is not None:
-                self._idle = idle
-                idle = []
-        for service, _ in idle:
+            if not self._idle:
+                return None
+            service, since = self._idle.pop()
+            if time.monotonic() - since <= _REUSE_WITHIN and service.is_usable:
+                return service
+            old, self._idle = [(service, since), *self._idle], []  # they have waited even longer
+        for service, _ in old:
             service.close()
-        return usable
+        return None
 
     def _give_back(self, service: _Service) -> None:
         with self._lock:
@@ -186,32 +181,15 @@ class HttpForwarder:
         if not is_kept:
             service.close()
 
-    def _explain(self, error: BaseException, service: _Service) -> NoReturn:
-        """Say to the one who asked what went wrong, and more of it to the log."""
+    def _explain(self, error: Exception, service: _Service) -> RequestFailed:
+        """What to say to the one who asked; the log gets more of it."""
         if isinstance(error, RequestFailed):
-            raise error
-        logger.warning("the service at {} failed: {!r}", self._authority, error)
-        if isinstance(error, (TimeoutError, socket.timeout)):
-            raise RequestFailed(504, "The service did not answer in time.") from None
-        if isinstance(error, http.client.IncompleteRead):
-            raise RequestFailed(502, "The service's answer ended in the middle.") from None
-        if not service.is_connected:
-            if isinstance(error, ConnectionRefusedError):
-                sentence = "The service refuses connections; is it running?"
-            elif isinstance(error, socket.gaierror):
-                sentence = "The service's name cannot be resolved."
-            elif isinstance(error, ssl.SSLError):
-                sentence = "The service cannot be reached: TLS failed."
-            else:
-                sentence = "The service cannot be reached."
-            if isinstance(error, (OSError, ssl.SSLError)):
-                raise RequestFailed(502, sentence) from None
-        if isinstance(error, OSError):  # RemoteDisconnected too
-            sentence = "The service closed the connection without an answer."
-            raise RequestFailed(502, sentence) from None
-        if isinstance(error, (http.client.HTTPException, ConfigurationError)):
-            raise RequestFailed(502, "What the service answered is no valid HTTP.") from None
-        raise error
+            return error
+        kind, text = type(error).__name__, scrub(str(error))
+        logger.warning("the service at {} failed: {}: {}", self._authority, kind, text)
+        if isinstance(error, TimeoutError):
+            return RequestFailed(504, "The service did not answer in time.")
+        return RequestFailed(502, _sentence(error, service.is_connected))
 
 
 class _Service:
@@ -306,6 +284,23 @@ class _Service:
         self._connection.close()
         if self._socket is not None:
             self._socket.close()
+
+
+def _sentence(error: Exception, is_connected: bool) -> str:
+    """What went wrong, for somebody who knows neither the service nor its address."""
+    if isinstance(error, http.client.IncompleteRead):
+        return "The service's answer ended in the middle."
+    if not isinstance(error, OSError):
+        return "What the service answered is no valid HTTP."
+    if is_connected:  # a connection that ends without an answer is an error of this kind too
+        return "The service closed the connection without an answer."
+    if isinstance(error, ConnectionRefusedError):
+        return "The service refuses connections; is it running?"
+    if isinstance(error, socket.gaierror):
+        return "The service's name cannot be resolved."
+    if isinstance(error, ssl.SSLError):
+        return "The service cannot be reached: TLS failed."
+    return "The service cannot be reached."
 
 
 def _read(response: http.client.HTTPResponse, max_size: int) -> bytes:

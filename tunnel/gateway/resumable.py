@@ -1,8 +1,9 @@
 """A session that outlives its links, at the server's end.
 
 The rules are those of `tunnel.session`. What is new to a link goes out in this order: what has to
-be replayed, then what handlers have sent since. Acknowledgements go out when the session says that
-they are due, and otherwise `ACKNOWLEDGE_AFTER` seconds after something was finished with.
+be replayed, then answers to requests, for which a part of the window is reserved, then what
+handlers have sent. Acknowledgements go out when the session says that they are due, and otherwise
+`ACKNOWLEDGE_AFTER` seconds after something was finished with.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from loguru import logger
 
 from tunnel.gateway.channel import BATCH_BYTES, BATCH_MESSAGES, Channel, Surroundings
 from tunnel.gateway.connection import GatewayConnection
+from tunnel.gateway.outbox import Outbox
 from tunnel.secrets import Secret
 from tunnel.session import Session
 from tunnel.session_frames import (
@@ -34,6 +36,13 @@ ACKNOWLEDGE_AFTER = 0.2
 
 REPLACED = 4001
 """The close code for a link whose session was resumed on another."""
+
+_RESERVED = 0.25
+"""The share of the client's window that only answers may use.
+
+Else a client that asks in the midst of handling messages would wait for an answer that waits until
+the messages behind are taken.
+"""
 
 _ACCEPTS = (FrameKind.REQUEST, FrameKind.CANCEL)
 # What is still obeyed while the gateway stops: nothing that would have to be handled.
@@ -67,8 +76,8 @@ class ResumableChannel(Channel):
             settings.max_unacknowledged_bytes,
             settings.max_message_size,
         )
-        keep = settings.max_unacknowledged, settings.max_unacknowledged_bytes
-        self.session = Session(limits, keep=keep, accepts=_ACCEPTS)
+        self._keep = settings.max_unacknowledged, settings.max_unacknowledged_bytes
+        self.session = Session(limits, keep=self._keep, accepts=_ACCEPTS)
         self._kept_for = int(settings.session_keep)
         self._timer: asyncio.TimerHandle | None = None  # for an acknowledgement
         self._pongs = 0
@@ -82,7 +91,12 @@ class ResumableChannel(Channel):
     @property
     def held(self) -> int:
         """Bytes that are held for the client, roughly."""
-        return self.session.unacknowledged_bytes + self.outbox.bytes + self.dispatcher.held
+        waiting = self.outbox.bytes + self.answers.bytes
+        return self.session.unacknowledged_bytes + waiting + self.dispatcher.held
+
+    @property
+    def _has_waiting(self) -> bool:
+        return bool(self.outbox or self.answers)
 
     @property
     def is_quiet(self) -> bool:
@@ -91,7 +105,7 @@ class ResumableChannel(Channel):
             return False
         session = self.session
         return self.link is None or not (
-            self.outbox or session.unacknowledged or session.has_untold
+            self._has_waiting or session.unacknowledged or session.has_untold
         )
 
     # Links
@@ -143,7 +157,7 @@ class ResumableChannel(Channel):
 
     def _lose(self, reason: str) -> None:
         loss = self.session.lose(reason)
-        left = len(loss.unacknowledged) + len(loss.unwritten) + len(self.outbox)
+        left = len(loss.unacknowledged) + len(loss.unwritten) + len(self.outbox) + len(self.answers)
         logger.info("session {} is over: {}; {} not delivered", self.name, reason, left)
         if self._timer is not None:
             self._timer.cancel()
@@ -193,7 +207,7 @@ class ResumableChannel(Channel):
             link.write(["pong"])
         if self._write(link):
             self.wake()
-        elif self._is_ending and self.dispatcher.is_idle and not self.outbox:
+        elif self._is_ending and self.dispatcher.is_idle and not self._has_waiting:
             link.write([encode(End("the gateway's handler ended the session"))])
             link.start_closing(1000, "")
             self.lose("the handler ended it")
@@ -210,16 +224,31 @@ class ResumableChannel(Channel):
         if session.has_replay:
             numbered = session.replay(BATCH_MESSAGES, BATCH_BYTES)
         else:
-            messages, room = session.room()
-            first = room if session.unacknowledged else math.inf
-            count, size = min(messages, BATCH_MESSAGES), min(room, BATCH_BYTES)
-            numbered = session.send(self.outbox.take(count, size, first))
+            numbered = self._number(self.answers, 0.0)
+            numbered += self._number(self.outbox, _RESERVED)
+            if not numbered and self._has_waiting and session.may_ask:
+                frames.append(session.ask())
         frames += numbered
         if not frames:
             return False
         link.write(frames)
         session.confirm(len(numbered))
         return True
+
+    def _number(self, outbox: Outbox, reserved: float) -> list[bytes]:
+        """Number a batch, for which there is room beside the share of it that is reserved."""
+        session = self.session
+        messages, room = session.room()
+        peer = session.peer_limits
+        assert peer is not None
+        messages -= int(reserved * min(self._keep[0], peer.messages))
+        room -= int(reserved * min(self._keep[1], peer.bytes))
+        if messages <= 0 or room < 0:
+            return []
+        first = room if session.unacknowledged else math.inf
+        return session.send(
+            outbox.take(min(messages, BATCH_MESSAGES), min(room, BATCH_BYTES), first)
+        )
 
     def _acknowledge(self) -> None:
         """Some time ago something was finished with."""

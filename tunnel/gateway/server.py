@@ -211,7 +211,7 @@ class Gateway:
         if drain:
             await self._drain(reception, self._quiet, deadline)
             closing = [c.close(SERVICE_RESTART, "the gateway stops") for c in self._connections]
-            await asyncio.gather(*closing)
+            await asyncio.gather(*closing, return_exceptions=True)
         for connection in tuple(self._connections):
             connection.abort()
         reception.close()

@@ -141,6 +141,8 @@ class ScriptedGateway:
         else:
             self.resumptions += 1
             self._network.send(encode(self.session.resume(greeting)))
+            if self.acknowledges and self.session.received:
+                self.acknowledge()
         self._write()
 
     def _take(self, item: Message) -> None:

@@ -2,10 +2,12 @@
 
 ``python durable_sender.py URL QUEUE LABEL COUNT``: sends ``LABEL:0`` to ``LABEL:COUNT-1``, and
 writes a line with each number once `send` has returned; at the end it flushes, and writes "done".
+What comes back goes line by line into the file QUEUE.received.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
 from tunnel import RequestQueue, TunnelConfig, TunnelService
@@ -20,8 +22,13 @@ def main() -> None:
         max_reconnect_attempts=None,
         max_queue_size=500,
     )
+    received = os.open(f"{path}.received", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     with RequestQueue(500, path=path) as queue:
-        service = TunnelService(config, request_queue=queue, on_message=lambda message: None)
+        service = TunnelService(
+            config,
+            request_queue=queue,
+            on_message=lambda message: os.write(received, f"{message}\n".encode()),
+        )
         service.connect(url, timeout=30)
         for number in range(int(count)):
             service.send(f"{label}:{number}", timeout=None)
