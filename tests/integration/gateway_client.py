@@ -207,8 +207,8 @@ class TunnelClient:
                         self.session.take(len(messages))
                 self.flush()
                 self._changed.set()
-        self.close_code = ws.close_code
-        self.close_reason = ws.close_reason or ""
+        self.close_code = ws.protocol.close_code
+        self.close_reason = ws.protocol.close_reason or ""
         self.session.detach()
         self._changed.set()
 

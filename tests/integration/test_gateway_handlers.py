@@ -338,7 +338,7 @@ def test_a_plain_client_has_the_same_handlers() -> None:
             await ws.send("close")
             assert await ws.recv() == "default close"
             await ws.wait_closed()
-            assert ws.close_code == 1000
+            assert ws.protocol.close_code == 1000
 
     run(scenario, handler)
 
@@ -420,7 +420,7 @@ def test_plain_clients_count_too() -> None:
         async with connect(gateway.url):
             async with connect(gateway.url) as second:
                 await second.wait_closed()
-                assert second.close_code == 1013
+                assert second.protocol.close_code == 1013
             client = TunnelClient(gateway.url, limits=LIMITS)
             ws = await client.dial()
             await ws.close()
@@ -435,7 +435,7 @@ def test_a_message_that_is_too_long_is_refused() -> None:
         async with connect(gateway.url) as ws:
             await ws.send("x" * 1100)
             await ws.wait_closed()
-            assert ws.close_code == 1009
+            assert ws.protocol.close_code == 1009
         async with TunnelClient(gateway.url) as client:
             assert client.session.peer_limits is not None
             assert client.session.peer_limits.message_size == 1000

@@ -204,7 +204,7 @@ def test_nobody_may_try_tokens_on_one_link() -> None:
         await ws.recv()
         await ws.send(guess)
         await ws.wait_closed()
-        assert (ws.close_code, ws.close_reason) == (1002, "RESUME after GONE")
+        assert (ws.protocol.close_code, ws.protocol.close_reason) == (1002, "RESUME after GONE")
 
     run(scenario)
 
@@ -225,7 +225,7 @@ def test_a_wrong_beginning_is_refused(first: str | bytes, reason: str) -> None:
         ws = await TunnelClient(gateway.url).dial()
         await ws.send(first)
         await ws.wait_closed()
-        assert (ws.close_code, ws.close_reason) == (1002, reason)
+        assert (ws.protocol.close_code, ws.protocol.close_reason) == (1002, reason)
         assert gateway.statistics()["sessions"] == 0
 
     run(scenario)
@@ -237,7 +237,10 @@ def test_silence_at_the_beginning_is_ended() -> None:
     async def scenario(gateway: GatewayThread) -> None:
         ws = await TunnelClient(gateway.url).dial()
         await ws.wait_closed()
-        assert (ws.close_code, ws.close_reason) == (1002, "no OPEN or RESUME within 0.05 s")
+        assert (ws.protocol.close_code, ws.protocol.close_reason) == (
+            1002,
+            "no OPEN or RESUME within 0.05 s",
+        )
 
     run(scenario, open_timeout=0.05)
 
@@ -280,7 +283,7 @@ def test_a_client_that_claims_too_much_is_refused() -> None:
             ws = await client.dial()
             await ws.send(encode(Resume(client.session.id, token, 5)))
             await ws.wait_closed()
-            assert ws.close_code == 1002
+            assert ws.protocol.close_code == 1002
             client.send("still here")
             await client.until_received(1)
 
@@ -379,7 +382,7 @@ def test_attached_sessions_make_no_room() -> None:
             await ws.send(encode(Open(LIMITS)))
             await ws.wait_closed()
             reason = "the gateway has as many sessions as it can"
-            assert (ws.close_code, ws.close_reason) == (1013, reason)
+            assert (ws.protocol.close_code, ws.protocol.close_reason) == (1013, reason)
             for client in (one, two):
                 client.send("still here")
                 await client.until_received(1)
@@ -416,7 +419,7 @@ def test_each_user_has_a_bound() -> None:
             ws = await TunnelClient(gateway.url, token="alpha-token").dial()
             await ws.send(encode(Open(LIMITS)))
             await ws.wait_closed()
-            assert ws.close_code == 1013
+            assert ws.protocol.close_code == 1013
             async with TunnelClient(gateway.url, token="beta-token") as other:
                 other.send("in")
                 await other.until_received(1)

@@ -45,7 +45,7 @@ def test_what_is_under_way_is_finished() -> None:
             assert client.session.acknowledged == 4
             assert await plain.recv() == "done"
             await plain.wait_closed()
-            assert plain.close_code == 1012
+            assert plain.protocol.close_code == 1012
             await stopping
             assert "too late" not in begun.items
             with pytest.raises(OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import shutil
@@ -61,6 +62,13 @@ def change_page(path: Path, page: int, offset: int, new: bytes) -> None:
     with path.open("r+b") as file:
         file.seek((page - 1) * 4096 + offset)
         file.write(new)
+
+
+class NoRoom(sqlite3.Connection):
+    """Cannot be copied."""
+
+    def backup(self, *_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
 
 
 class TestNew:
@@ -308,7 +316,8 @@ class TestDamage:
         filled(path, messages(3))
         change_page(path, 2, 0, bytes(100))
         before = path.read_bytes()
-        monkeypatch.setattr("tunnel.queue_file.closing", _failing)
+        no_room = functools.partial(sqlite3.connect, factory=NoRoom)
+        monkeypatch.setattr("tunnel.queue_file.sqlite3.connect", no_room)
         with pytest.raises(QueueStorageError, match="disk is full"):
             RequestQueue(path=path)
         assert [f.name for f in path.parent.iterdir()] == ["queue.db"]
@@ -398,7 +407,3 @@ class TestDamagedLog:
         )
         with RequestQueue(COUNT, path=path) as queue:
             assert list(queue.snapshot()) == items
-
-
-def _failing(_: object) -> object:
-    raise sqlite3.OperationalError("database or disk is full")
