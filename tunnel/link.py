@@ -280,8 +280,8 @@ class Link:
 
         Never waits. For the tunnel's thread.
         """
-        if self._acknowledger is not None:
-            self._acknowledger.tell()
+        assert self._acknowledger is not None
+        self._acknowledger.tell()
         self._write_own(frame)
 
     def _write_own(self, data: Message) -> None:

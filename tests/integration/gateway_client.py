@@ -190,6 +190,8 @@ class TunnelClient:
     async def _gone(self) -> None:
         if self._reader is not None:
             await self._reader
+        if self.ws is not None:
+            self.ws.transport.abort()  # Python 3.10 takes one with TLS for open until it is told
         self.ws = self._reader = None
 
     async def _read(self, ws: ClientConnection) -> None:

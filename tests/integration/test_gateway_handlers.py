@@ -179,10 +179,10 @@ def test_sending_waits_for_room() -> None:
         client.takes = False
         await client.connect()
         client.send("begin")
-        await client.until_received(10)
+        await client.until_received(8)  # two places are reserved for answers
         assert client.session.unacknowledged == 1
         client.takes = True
-        client.session.take(10)
+        client.session.take(8)
         client.flush()
         assert await client.until_received(count) == [str(number) for number in range(count)]
         await client.close()
@@ -207,7 +207,7 @@ def test_a_session_that_is_over_is_told_to_who_sends() -> None:
         client.takes = False
         await client.connect()
         client.send("begin")
-        await client.until_received(10)
+        await client.until_received(8)
         await client.close()
         assert await asyncio.to_thread(outcomes.wait, 2)
         assert outcomes.items == ["the session is over (TUNNEL_028)"] * 2

@@ -33,6 +33,7 @@ def test_what_is_under_way_is_finished() -> None:
             client.send("one", "two", "three")
             client.request(1)
             await plain.send("plain")
+            answer = asyncio.create_task(plain.recv())
             assert await asyncio.to_thread(begun.wait, 3)
             stopping = asyncio.create_task(gateway.stop())
             await asyncio.sleep(0)
@@ -43,7 +44,7 @@ def test_what_is_under_way_is_finished() -> None:
             assert client.close_code == 1012
             assert len(client.received) == 4
             assert client.session.acknowledged == 4
-            assert await plain.recv() == "done"
+            assert await answer == "done"
             await plain.wait_closed()
             assert plain.protocol.close_code == 1012
             await stopping

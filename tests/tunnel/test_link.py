@@ -1044,6 +1044,7 @@ def test_a_peer_that_breaks_the_sessions_protocol(frame: bytes) -> None:
         SERVER.close(1002),
     )
     assert end is None  # it gets a moment to close the connection
+    assert bench.feed(SERVER.message(b"\x01\0\0\0\x02later")) is None
     bench.wire.ended = True
     end = bench.run(1.0)
     assert end is not None

@@ -531,6 +531,23 @@ def test_flushed_and_lost(world: World, was_written: bool) -> None:
     assert world.service.flush(60.0) is not was_written
 
 
+def test_messages_that_return_while_it_looks() -> None:
+    """Between a look at the queue and one at the session, messages may go back to the queue."""
+    service = TunnelService()
+    looks: list[float | None] = []
+
+    def look(timeout: float | None) -> bool:
+        looks.append(timeout)
+        if len(looks) == 1:
+            service._driver.channel.returns += 1
+        return len(looks) < 3
+
+    service._queue.wait_until_empty = look  # type: ignore[method-assign]
+    assert service.flush()
+    assert len(looks) == 2
+    assert not service.flush()
+
+
 # Disconnecting
 
 

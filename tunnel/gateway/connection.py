@@ -118,6 +118,7 @@ class GatewayConnection(ServerConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
         super().connection_lost(exc)
+        self.transport.abort()  # Python 3.10 takes one with TLS for open until it is told
         self._on_lost(self)
 
     def data_received(self, data: bytes) -> None:
