@@ -225,6 +225,21 @@ class RequestQueue(QueueIntake):
         """
         self._locked(self._entries.confirm, count)
 
+    def record_number(self, number: int) -> None:
+        """Note on file that a session has given this number to what never was in the queue.
+
+        Without that, a process that goes on with the session would give it again, and the peer
+        would take what has it for something that it had already.
+
+        Args:
+            number: The last number given.
+
+        Raises:
+            QueueStorageError: it cannot be written to the file.
+        """
+        if self._journal is not None:
+            self._journal.number(number + 1, ())
+
     def acknowledge(self, number: int) -> None:
         """Take from the file what the peer has acknowledged. Does not raise.
 

@@ -145,12 +145,15 @@ class SessionChannel:
         with self._lock:
             if session.has_replay:
                 return list(session.replay(limit, max_bytes))
-            if self._first:
-                return self._take_first(session) or self._ask(session)
+            has_first = bool(self._first)
+            if has_first and not session.has_room_for(_length(self._first[0])):
+                return self._ask(session)
             messages, room = session.room()
             is_alone = session.unacknowledged == 0
         if self._is_ended:
             return []
+        if has_first:
+            return self._take_first(session)
         frames: list[bytes] = []
         if messages:
             self._before_take = session.last_number
@@ -170,9 +173,9 @@ class SessionChannel:
             return self._ask(session)
 
     def _take_first(self, session: Session) -> list[Message]:
-        if not session.has_room_for(_length(self._first[0])):
-            return []
-        return list(session.send((self._first.popleft(),)))
+        self._queue.record_number(session.last_number + 1)  # it was in no queue, and so in no file
+        with self._lock:
+            return list(session.send((self._first.popleft(),)))
 
     def _ask(self, session: Session) -> list[Message]:
         """What waits has no room: ask for acknowledgements, once. Needs the lock."""

@@ -329,6 +329,15 @@ class TestSessions:
         send(queue, 3, 9)
         assert disk.session() == SavedSession(SERVER, ticket(), 0, 4, {3: "c"})
 
+    def test_a_number_may_be_given_past_the_queue(self, queue: RequestQueue, disk: Disk) -> None:
+        """What never waited uses a number up as well; without a file there is nothing to note."""
+        queue.save_session(SERVER, ticket())
+        queue.record_number(3)
+        assert disk.session() == SavedSession(SERVER, ticket(), 0, 3, {})
+        with unwritable(queue), pytest.raises(QueueStorageError):
+            queue.record_number(4)
+        RequestQueue().record_number(1)
+
     def test_another_process_goes_on(self, disk: Disk) -> None:
         """It has the session until it goes on itself, and numbers what comes next."""
         with disk.open() as queue:
