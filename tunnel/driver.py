@@ -128,7 +128,12 @@ class Driver(StateEffects):
         self._on_rest = on_rest
         self._posting = threading.Lock()  # guards the order of posting, poking and absorbing
         self.channel = SessionChannel(
-            queue, metrics, on_answer=on_answer, on_settled=self._note_settled
+            queue,
+            metrics,
+            on_answer=on_answer,
+            on_settled=self._note_settled,
+            on_retry=waker.wake,
+            clock=clock,
         )
         self._keeper = SessionKeeper(queue, self.channel, delivery, clock)
         self._handshake: SessionHandshake | None = None  # of the transport that is opened

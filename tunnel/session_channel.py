@@ -14,12 +14,20 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from typing import cast
 
+from loguru import logger
+
+from tunnel.clock import SYSTEM_CLOCK, Clock
+from tunnel.errors import QueueStorageError
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.outbox import Message
 from tunnel.request_queue import RequestPriority, RequestQueue
 from tunnel.session import Item, Loss, Session
 from tunnel.session_frames import Parcel, SessionViolation
 from tunnel.session_lifecycle import SessionState
+from tunnel.timers import timers_of
+
+_RETRY_DELAY = 1.0
+"""Seconds before numbers that could not be written to the queue's file are given again."""
 
 
 class SessionChannel:
@@ -33,6 +41,8 @@ class SessionChannel:
         on_answer: Called with each answer to a request, by the reading thread; it raises
             `SessionViolation` if it is none.
         on_settled: Called when nothing is unacknowledged any more, by the reading thread.
+        on_retry: Called when it is time to write again, after the queue's file could not be.
+        clock: Measures the time until then.
 
     Attributes:
         session: The present session; None while there is none.
@@ -49,7 +59,12 @@ class SessionChannel:
         *,
         on_answer: Callable[[Parcel], None],
         on_settled: Callable[[], None],
+        on_retry: Callable[[], None] = lambda: None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        self._clock = clock
+        self._on_retry = on_retry
+        self._retry_at: float | None = None  # numbers could not be written down; not before this
         self._queue = queue
         self._metrics = metrics
         self._on_answer = on_answer
@@ -126,6 +141,8 @@ class SessionChannel:
             return 0
         if session.has_replay:
             return 1
+        if self._retry_at is not None and self._clock.monotonic() < self._retry_at:
+            return 0
         if self._first:
             with self._lock:  # whoever writes may be about to take it
                 if self._first:
@@ -152,25 +169,42 @@ class SessionChannel:
             is_alone = session.unacknowledged == 0
         if self._is_ended:
             return []
-        if has_first:
-            return self._take_first(session)
-        frames: list[bytes] = []
-        if messages:
-            self._before_take = session.last_number
-            items = self._queue.take_many(
-                min(limit, messages),
-                min(max_bytes, room),
-                max_first=None if is_alone else room,
-                number=session.last_number + 1,
+        try:
+            if has_first:
+                return self._take_first(session)
+            max_first = None if is_alone else room
+            frames = self._take_from_queue(
+                session, min(limit, messages), min(max_bytes, room), max_first
             )
-            with self._lock:
-                frames = session.send(_wanted(items))
-            self._queue.hand_over(len(items))
-            self._before_take = None
+        except QueueStorageError as error:
+            self._put_off(error)
+            return []
         if frames or not self._queue.waiting:
-            return list(frames)
+            return frames
         with self._lock:
             return self._ask(session)
+
+    def _take_from_queue(
+        self, session: Session, limit: int, max_bytes: int, max_first: int | None
+    ) -> list[Message]:
+        if not limit:
+            return []
+        self._before_take = session.last_number
+        items = self._queue.take_many(
+            limit, max_bytes, max_first=max_first, number=session.last_number + 1
+        )
+        with self._lock:
+            frames = session.send(_wanted(items))
+        self._queue.hand_over(len(items))
+        self._before_take = None
+        return list(frames)
+
+    def _put_off(self, error: QueueStorageError) -> None:
+        """Numbers cannot be written down, as on a full disk: nothing goes out for a while."""
+        self._before_take = None  # nothing was taken
+        logger.error("messages cannot go out: {}; tried again in {:g} s", error, _RETRY_DELAY)
+        self._retry_at = self._clock.monotonic() + _RETRY_DELAY
+        timers_of(self._clock).call_at(self._retry_at, self._on_retry)
 
     def _take_first(self, session: Session) -> list[Message]:
         self._queue.record_number(session.last_number + 1)  # it was in no queue, and so in no file

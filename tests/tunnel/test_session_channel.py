@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tunnel.errors import QueueStorageError
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.outbox import Message
 from tunnel.request_queue import RequestQueue
@@ -25,6 +26,7 @@ from tunnel.session_frames import (
     SessionViolation,
 )
 from tunnel.session_lifecycle import SessionState
+from tunnel.testing import FakeClock
 
 LONG = 20.0
 """Seconds that something may take which is certain to happen."""
@@ -698,3 +700,51 @@ def test_a_loss_ends_the_waiting(was_written: bool) -> None:
     bench.channel.lose("gone")
     thread.join(LONG)
     assert outcome == [not was_written]
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+def test_a_full_disk_puts_messages_off(is_first: bool) -> None:
+    """What cannot be numbered on file is not sent, not lost, and tried again a second later."""
+    clock = FakeClock()
+    retries: list[float] = []
+
+    class FullDisk(RequestQueue):
+        is_full_now = True
+
+        def take_many(self, *args: Any, **options: Any) -> list[Any]:
+            if self.is_full_now:
+                raise QueueStorageError("the disk is full")
+            return super().take_many(*args, **options)
+
+        def record_number(self, number: int) -> None:
+            if self.is_full_now:
+                raise QueueStorageError("the disk is full")
+
+    queue = FullDisk()
+    channel = SessionChannel(
+        queue,
+        MetricsCollector(),
+        on_answer=print,
+        on_settled=lambda: None,
+        on_retry=lambda: retries.append(clock.monotonic()),
+        clock=clock,
+    )
+    session = Session(PLENTY, keep=KEEP)
+    channel.carry(session)
+    greeting = session.greeting()
+    assert isinstance(greeting, Open)
+    session.answered(Session(PLENTY, keep=KEEP).open(greeting, b"i" * 16, Secret("5e" * 32), 600))
+    if is_first:
+        channel.send_first("a")
+    else:
+        queue.enqueue("a")
+    assert channel.waiting
+    assert channel.take_many(10, 1000) == []
+    assert not channel.waiting
+    assert channel.unacknowledged == is_first
+    clock.advance(1.0)
+    assert retries == [1.0]
+    queue.is_full_now = False
+    assert channel.waiting
+    assert len(channel.take_many(10, 1000)) == 1
+    assert not channel.waiting
