@@ -21,7 +21,8 @@ import random
 import shutil
 import sqlite3
 import threading
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from itertools import count
 
 from loguru import logger
@@ -42,6 +43,7 @@ _SCHEMA = [
     for root, (name, columns) in zip(ROOTS, TABLES.items(), strict=True)
 ]
 _LOG_PAGES = 4096  # 16 MiB are written before the disk is waited for
+_SIGNS_OF_DAMAGE = ("database disk image", "malformed", "file is not a database")
 _PATIENCE = 10  # attempts; two that open a file at the same time can be in each other's way
 _PAUSE = 0.05  # seconds at most, between two of them
 
@@ -80,8 +82,8 @@ def open_file(path: str, clock: Clock) -> tuple[sqlite3.Connection, int]:
             return _opened(path)
         except OSError as error:
             raise storage_error(path, error.strerror or error) from error
-        except _ForeignError as error:
-            raise storage_error(path, error) from None
+        except (_ForeignError, _DamagedError) as error:
+            raise storage_error(path, error) from error.__cause__
         except FAILURES as error:
             if str(error) != "database is locked":
                 raise storage_error(path, error) from error
@@ -96,31 +98,31 @@ def _opened(path: str) -> tuple[sqlite3.Connection, int]:
     _create(path)
     connection = _connect(path)
     try:
-        lost = 0
         try:
-            _prepare(connection)
-            hidden = _hidden_pages(connection, path)
-            if hidden:
-                lost = _replace(connection, path, hidden)
-        except _DamagedError:
+            return connection, _mended(connection, path)
+        except _DamagedError:  # in a way that SQLite does not even copy: it is the header
             connection.close()
-            _mend_header(path)
-            connection = _connect(path)
-            lost = _mended(connection, path)
+        _mend_header(path)
+        connection = _connect(path)
+        lost = _mended(connection, path)
     except BaseException:
         connection.close()
         raise
+    logger.warning("the header of the queue's file {} was damaged; it is mended", path)
     return connection, lost
 
 
 def _mended(connection: sqlite3.Connection, path: str) -> int:
-    """Mend what is damaged, now that the header is as it must be."""
+    """Make the file ready, and mend it if necessary; how many damaged records are left out."""
     try:
         _prepare(connection)
+        is_damaged = False
     except _DamagedError:
-        return _replace(connection, path, {})
-    logger.warning("the header of the queue's file {} was damaged; it is mended", path)
-    return 0
+        is_damaged = True
+    with _seeing_damage():
+        connection.rollback()
+        hidden = _hidden_pages(connection, path)
+        return _replace(connection, path, hidden) if is_damaged or hidden else 0
 
 
 def _create(path: str) -> bool:
@@ -150,7 +152,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
         _ForeignError: It is not ours.
         sqlite3.Error: It is locked, or cannot be written to.
     """
-    try:
+    with _seeing_damage():
         _lock(connection)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
@@ -158,17 +160,19 @@ def _prepare(connection: sqlite3.Connection) -> None:
         # Deleted rows are overwritten where that costs no further write.
         connection.execute("PRAGMA secure_delete=FAST")
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        is_sound = verdict == b"ok" and _schema(connection) == _SCHEMA
+        if verdict != b"ok" or _schema(connection) != _SCHEMA:
+            raise _DamagedError("it is damaged")
+
+
+@contextmanager
+def _seeing_damage() -> Iterator[None]:
+    """Turn what SQLite raises about damage into `_DamagedError`."""
+    try:
+        yield
     except FAILURES as error:
-        if isinstance(error, ValueError) or _tells_of_damage(error):
-            raise _DamagedError from error
+        if isinstance(error, ValueError) or str(error).startswith(_SIGNS_OF_DAMAGE):
+            raise _DamagedError(str(error)) from error
         raise
-    if not is_sound:
-        raise _DamagedError
-
-
-def _tells_of_damage(error: Exception) -> bool:
-    return str(error).startswith(("database disk image", "malformed", "file is not a database"))
 
 
 def _lock(connection: sqlite3.Connection) -> None:

@@ -97,8 +97,7 @@ class TunnelClient:
 
     async def connect(self) -> Answer:
         """Open a session, or resume it. Returns the first answer."""
-        if self._loop is not asyncio.get_running_loop():
-            self._loop, self._changed = asyncio.get_running_loop(), asyncio.Event()
+        self._move_to_this_loop()
         ws = self.ws = await self.dial()
         await ws.send(encode(self.session.greeting()))
         answer = first = read_answer(await ws.recv())
@@ -158,6 +157,7 @@ class TunnelClient:
 
     async def until(self, condition: Callable[[], object], timeout: float = DEADLINE) -> None:
         """Wait until a condition holds; looked at whenever something has come."""
+        self._move_to_this_loop()
 
         async def wait() -> None:
             while not condition():
@@ -186,6 +186,11 @@ class TunnelClient:
         if self.ws is not None:
             await self.ws.close()
             await self._gone()
+
+    def _move_to_this_loop(self) -> None:
+        """A client may outlive an event loop."""
+        if self._loop is not asyncio.get_running_loop():
+            self._loop, self._changed = asyncio.get_running_loop(), asyncio.Event()
 
     async def _gone(self) -> None:
         if self._reader is not None:

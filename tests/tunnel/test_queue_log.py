@@ -93,8 +93,14 @@ def salts(log: bytes, frame: int) -> bytes:
 @pytest.mark.parametrize("offset", [0, 3, 9, 15, 17, 23])
 def test_a_frame_with_a_wrong_head_hides_nothing(log: bytes, offset: int) -> None:
     """Its page, its salts and its sum can be found again, and all pages are as they were."""
-    for frame in (0, 3, 7):
+    for frame in (0, 3, 7, frames(log) - 2):
         assert hidden_pages(damaged(log, frame, offset), frame) == last_pages(log, frame)
+
+
+def test_a_last_commit_with_wrong_salts_is_whole(log: bytes) -> None:
+    """Its sum goes on from that of the frame before, so it can be no old one."""
+    last = frames(log) - 1
+    assert hidden_pages(damaged(log, last, 9), last) == last_pages(log, last)
 
 
 def test_a_frame_with_wrong_contents_hides_nothing_else(log: bytes) -> None:

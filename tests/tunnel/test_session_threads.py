@@ -243,7 +243,7 @@ class Connection:
         return bool(self._incoming) or self.is_ended
 
     def wait_writable(self, timeout: float | None) -> bool:
-        time.sleep(0.0001)  # the kernel sends something meanwhile
+        threading.Event().wait(0.0001)  # the kernel sends something meanwhile
         return True
 
     def abort(self) -> None:
