@@ -233,8 +233,8 @@ def _hidden_pages(connection: sqlite3.Connection, path: str) -> dict[int, bytes]
         with open(f"{path}-wal", "rb") as file:
             log = file.read()
         _, known, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-    except (FileNotFoundError, sqlite3.OperationalError):
-        return {}  # there is no log; or the disk is full, and it cannot be found out
+    except (FileNotFoundError, *FAILURES):
+        return {}  # there is no log; or it cannot be found out: the disk is full, or more is wrong
     return hidden_pages(log, max(0, known))
 
 

@@ -335,6 +335,8 @@ def test_answers_for_a_client_that_is_away_are_bounded() -> None:
                 client.request(number)
             assert await asyncio.to_thread(begun.wait, 8)
             await client.cut()
+            while gateway.statistics()["detached"] == 0:
+                await asyncio.sleep(0.001)
             gate.set()
             while gateway.statistics()["detached_bytes"] < 3 * 3000 + 5 * 100:
                 await asyncio.sleep(0.001)

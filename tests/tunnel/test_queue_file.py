@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -309,6 +309,34 @@ class TestDamage:
         path.write_bytes(data[:4096].replace(b"messages", b"massages") + data[4096:])
         assert self.opened(path) == (items, 0)
 
+    def test_a_schema_that_makes_no_sense_is_written_anew(self, path: Path) -> None:
+        """The end of the first page is noise, and all rows are found."""
+        items = filled(path, messages(6))
+        change_page(path, 1, 3584, random.Random(1).randbytes(512))
+        assert self.opened(path) == (items, 0)
+
+    def test_what_cannot_be_mended_is_left(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A file that is damaged still, after all that can be done, is an error and no crash."""
+        filled(path, messages(3))
+        change_page(path, 1, 28, b"\xff\xff")
+        monkeypatch.setattr("tunnel.queue_file.mended_header", lambda header, size: header)
+        with pytest.raises(QueueStorageError, match="malformed"):
+            RequestQueue(path=path)
+
+    def test_damage_in_file_and_log_is_mended_at_once(self, path: Path) -> None:
+        """Neither hides the other."""
+        items = filled(path, messages(3)[:60])
+        more = messages(9)[60:]
+        log = TestDamagedLog().killed(path, more, before=items)
+        data = bytearray(log.read_bytes())
+        data[32 + 3 * 4120 + 20] ^= 1
+        log.write_bytes(data)
+        leaf = path.read_bytes().index(items[0][:4]) // 4096 + 1
+        change_page(path, leaf, 3, b"\0\1")
+        assert self.opened(path) == (items + more, 0)
+
     def test_without_room_for_a_copy_nothing_is_touched(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -352,10 +380,11 @@ class TestDamage:
 class TestDamagedLog:
     """What a killed process had committed is in the log, and SQLite ends where that is damaged."""
 
-    def killed(self, path: Path, items: list[bytes]) -> Path:
+    def killed(self, path: Path, items: list[bytes], before: Sequence[bytes] = ()) -> Path:
         """A file, and its log, as a process leaves them that is killed after these messages."""
         (path.parent / "living").mkdir()
         living = path.parent / "living" / path.name
+        filled(living, list(before))
         with RequestQueue(COUNT, path=living) as queue:
             for item in items:
                 queue.enqueue(item)
