@@ -15,6 +15,7 @@ from typing import Protocol, TypeAlias
 
 from tunnel.frames import FrameEncoder
 from tunnel.request_queue import RequestPriority
+from tunnel.session_frames import Parcel
 
 Message: TypeAlias = str | bytes
 
@@ -201,7 +202,7 @@ class Outbox:
         lead = sum(map(len, parts))
         batch: Sequence[Message] = []
         if self._next_fragment is None and self.is_open:
-            batch = self._source.take_many(_BATCH_MESSAGES, _BATCH_BYTES)
+            batch = self._take_batch()
             if len(batch) == 1 and len(batch[0]) > FRAGMENT_SIZE:
                 self._big = batch[0]
                 self._fragments = self._encoder.fragments(self._big, FRAGMENT_SIZE)
@@ -214,6 +215,25 @@ class Outbox:
             batch = [self._big] if self._next_fragment is None else []
         if parts:
             self._begin(parts[0] if len(parts) == 1 else b"".join(parts), batch, lead)
+
+    def _take_batch(self) -> Sequence[Message]:
+        """The next messages, without requests: those are for sessions, which make frames of them.
+
+        They may be in the queue from before, when there was a session. Whoever waited for their
+        answers knows that there will be none.
+        """
+        limit = _BATCH_MESSAGES
+        while True:
+            batch = self._source.take_many(limit, _BATCH_BYTES)
+            kinds = list(map(type, batch))
+            if Parcel not in kinds:
+                return batch
+            if len(batch) == 1:
+                self._source.confirm(1)
+                limit = _BATCH_MESSAGES
+            else:  # only the oldest can be confirmed, so take those before it, or it alone
+                self._source.restore()
+                limit = max(1, kinds.index(Parcel))
 
     def _take_controls(self) -> list[bytes]:
         """The control frames so far, up to a close frame."""

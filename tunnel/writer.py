@@ -30,6 +30,7 @@ from tunnel.clock import SYSTEM_CLOCK, Clock
 from tunnel.frames import FrameEncoder
 from tunnel.outbox import FRAGMENT_SIZE, Message, Outbox
 from tunnel.request_queue import RequestPriority
+from tunnel.session_frames import Parcel
 from tunnel.transport import Transport
 
 _BUDGET = 1024 * 1024
@@ -144,6 +145,7 @@ class Writer:
             self._owner is not None
             or len(message) > FRAGMENT_SIZE
             or not (self._is_direct and self._outbox.is_idle)
+            or (self._number is None and type(message) is Parcel)  # see `Outbox`
         ):
             return False
         frame = self._encoder.message(message) if self._number is None else b""

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tunnel.frames import Close, FrameDecoder, FrameEncoder, Incoming, Ping, Pong
 from tunnel.outbox import FRAGMENT_SIZE, Message, Outbox
 from tunnel.request_queue import RequestPriority, RequestQueue
+from tunnel.session_frames import FrameKind, Parcel
 from tunnel.testing import FakeClock
 
 NORMAL = RequestPriority.NORMAL
@@ -489,3 +490,33 @@ def test_a_source_hears_what_became_of_its_messages() -> None:
     outbox.adopt(b"d", NORMAL, None, ENCODER.message(b"d"), 3)
     outbox.settle()
     assert source.calls == [("adopt", b"d"), "restore"]
+
+
+@pytest.mark.parametrize("kinds", ["P", "PP", "Pm", "mP", "mPm", "PmPPm", "mmPmP", "PBP", "BP"])
+def test_requests_are_for_sessions(kinds: str) -> None:
+    """One that was queued when there was a session is not what a plain peer gets to see."""
+    queue = RequestQueue()
+    expected: list[Message] = []
+    for number, kind in enumerate(kinds):
+        if kind == "P":
+            queue.enqueue(Parcel(FrameKind.REQUEST, b"secret"))
+        else:
+            expected.append(bytes([number]) * (FRAGMENT_SIZE + 1 if kind == "B" else 1))
+            queue.enqueue(expected[-1])
+    connection = Connection(queue)
+    while connection.outbox.has_work:
+        connection.write()
+    assert connection.messages == expected
+    assert connection.sent == len(expected)
+    assert queue.size == 0
+    assert not connection.outbox.has_work
+
+
+def test_a_request_behind_half_a_message() -> None:
+    """What is not written when the connection ends is still in the queue, in order."""
+    queue = RequestQueue()
+    queue.enqueue_many(["a", Parcel(FrameKind.REQUEST, b"?"), "b"])
+    connection = Connection(queue)
+    connection.write(3)
+    connection.outbox.settle()
+    assert queue.snapshot() == ("a", b"?", "b")

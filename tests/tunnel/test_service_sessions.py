@@ -990,6 +990,25 @@ def test_requests_survive_a_loss(world: World) -> None:
         future.result(0)
 
 
+def test_a_plain_peer_sees_no_requests(world: World) -> None:
+    """A request that was queued for a session does not go to a peer that has none."""
+    plain: list[Message] = []
+    world.network.refuse()
+    world.network.cut()
+    world.until(lambda: world.service.state is S.RECONNECTING)
+    future = world.service.submit("secret", timeout=1000.0)
+    world.service.send("a")
+    world.network.response_headers.clear()
+    world.network.on_message = plain.append
+    world.at(10.0, world.network.accept)
+    world.until(future.done)
+    with pytest.raises(SessionLostError):
+        future.result(0)
+    world.run(1.0)
+    assert plain == ["a"]
+    assert world.statistic("queued_requests") == 0
+
+
 def test_no_requests_while_closing(world: World) -> None:
     """A tunnel that is closing takes no more."""
     world.gateway.acknowledges = False

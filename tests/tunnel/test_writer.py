@@ -17,6 +17,7 @@ import trustme
 from tunnel.frames import Close, FrameDecoder, FrameEncoder, Incoming, Ping
 from tunnel.outbox import FRAGMENT_SIZE, Message, Outbox
 from tunnel.request_queue import RequestPriority, RequestQueue
+from tunnel.session_frames import FrameKind, Parcel
 from tunnel.stream import Readiness, Stream
 from tunnel.testing import FakeClock
 from tunnel.waker import Waker
@@ -1020,3 +1021,17 @@ def test_work_is_left_until_the_last_byte() -> None:
     assert desk.writer.has_work
     desk.writer.flush(may_wait=False)
     assert not desk.writer.has_work
+
+
+def test_a_request_never_goes_directly_to_a_plain_peer() -> None:
+    """Whoever asks may just have missed that there is no session any more."""
+    transport = FakeTransport()
+    desk = Desk(transport)
+    desk.writer.open()
+    desk.send(Parcel(FrameKind.REQUEST, b"?"))
+    desk.send("a")
+    assert transport.received == ["a"]
+    assert desk.queue.size == 0
+    desk = Desk(FakeTransport(), number=Numbers(1))
+    desk.writer.open()
+    assert desk.direct(Parcel(FrameKind.REQUEST, b"?"))
