@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from operator import length_hint
 from typing import Protocol
 
@@ -224,7 +224,7 @@ class Inbox:
             self._is_open = False
             self._changed.notify_all()
 
-    def __iter__(self) -> Iterator[Message]:
+    def __iter__(self) -> Generator[Message, None, None]:
         """Take messages, waiting for each, until the inbox is closed and empty."""
         self._asked = True
         messages, held_out, this = self._messages, self._held_out, object()

@@ -619,15 +619,18 @@ class Driver(StateEffects):
         self._activity = None
         link, self.link = self.link, None
         self._greeted = None
-        if link is not None:
-            link.dispose()
-            self._metrics.record_disconnected()
-            self._queue.interrupt()  # whoever waits for room while connected waits no longer
-        if self._opened is not None:  # dialled, and called off before it was a link
-            self._opened.abort()
-            self._opened.close()
-            self._opened = self._handshake = None
-        self._keeper.detach()
+        try:
+            if link is not None:
+                self._metrics.record_disconnected()
+                link.dispose()
+        finally:
+            if link is not None:
+                self._queue.interrupt()  # whoever waits for room while connected waits no longer
+            if self._opened is not None:  # dialled, and called off before it was a link
+                self._opened.abort()
+                self._opened.close()
+                self._opened = self._handshake = None
+            self._keeper.detach()
 
     def _finish_closing(self) -> None:
         closing, self._closing = self._closing, []

@@ -233,10 +233,12 @@ class Link:
         if self._challenge is not None:
             self._challenge[1].cancel()
         self._transport.abort()
-        self.writer.stop()
-        self._transport.close()
-        for probe in tuple(self._probes.values()):
-            probe.finish(False)
+        try:
+            self.writer.stop()  # may fail if the application has closed its queue
+        finally:
+            self._transport.close()
+            for probe in tuple(self._probes.values()):
+                probe.finish(False)
 
     def challenge(self) -> None:
         """Ask for a sign of life within a moment, not within a whole pong time-out."""

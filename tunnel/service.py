@@ -12,7 +12,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from random import Random
 from types import TracebackType
@@ -707,9 +707,9 @@ class TunnelService:
         """What is received, by doing the work of the tunnel between any two messages."""
         worker = self._driver.worker
         while worker.drive(lambda: inbox.size > 0 or not worker.is_running, None) and inbox.size:
-            for message in inbox:
-                yield message
-                break  # asked for the next, so this one is taken, whether there is one or not
+            with closing(iter(inbox)) as received:
+                yield next(received)
+            # Whoever asks for the next has taken this one, whether there is a next one or not.
 
     def _greet(self, resumed: bool) -> None:
         if self._on_connected is not None:

@@ -93,6 +93,50 @@ def test_a_busy_session_leaves_its_thread_to_others(monkeypatch: pytest.MonkeyPa
     run(scenario, handler, workers=1)
 
 
+def test_an_answer_does_not_wait_for_the_next_message() -> None:
+    """What the handler returned goes out while it has the next message."""
+    gate = threading.Event()
+
+    def handler(session: GatewaySession, message: str) -> str:
+        if message == "slow":
+            gate.wait(DEADLINE)
+        return message
+
+    async def scenario(gateway: GatewayThread) -> None:
+        async with TunnelClient(gateway.url) as client:
+            client.send("quick", "slow")
+            assert await client.until_received(1) == ["quick"]
+            gate.set()
+            await client.until_received(2)
+
+    run(scenario, handler)
+
+
+def test_answers_that_nobody_takes_stop_the_handler() -> None:
+    """Once enough waits to be sent, no more messages are handled."""
+    handled = Collector()
+
+    def handler(session: GatewaySession, message: str) -> str:
+        handled(message)
+        return message
+
+    async def scenario(gateway: GatewayThread) -> None:
+        client = TunnelClient(gateway.url, limits=Limits(10, 10_000, 1000))
+        client.takes = False
+        await client.connect()
+        client.send(*map(str, range(40)))
+        # 8 are sent, with 2 places reserved for answers to requests; 5 wait.
+        await client.until(lambda: client.session.acknowledged == 13)
+        assert len(handled.items) == 13
+        client.takes = True
+        client.session.take(8)
+        client.flush()
+        await client.until_received(40)
+        await client.close()
+
+    run(scenario, handler, max_outgoing=5)
+
+
 def test_a_message_counts_as_taken_when_its_handler_has_returned() -> None:
     """It is not acknowledged before, even if that is asked for."""
     gate = threading.Event()

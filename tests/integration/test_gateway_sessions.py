@@ -332,12 +332,19 @@ def test_a_session_is_not_kept_for_ever() -> None:
             await until_detached(gateway, 1)
             clock.advance(599.0)
             assert isinstance(await client.connect(), Resumed)
+            clock.advance(599.0)  # with a link it is kept for ever
+            client.send("still here")
+            await client.until_received(1)
+            await client.cut()
+            await until_detached(gateway, 1)
+            clock.advance(599.0)
+            assert isinstance(await client.connect(), Resumed)
             await client.cut()
             await until_detached(gateway, 1)
             clock.advance(600.0)
             assert isinstance(await client.connect(), Gone)
             client.send("anew")
-            await client.until_received(1)
+            await client.until_received(2)
 
     run(scenario, clock=clock)
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -1278,3 +1280,50 @@ def test_the_limit_is_the_lesser_of_both() -> None:
     world.driver.configure(world.driver.config.replace(max_message_size=500))
     assert world.driver.max_message_size == 500
     assert gateway.sessions_opened == 1
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+def test_a_queue_that_was_closed_too_early(tmp_path: Path, resumes: bool) -> None:
+    """An application may close its queue before the tunnel: no socket is left even so."""
+    world = World()
+    closed: list[bool] = []
+    if resumes:
+        ScriptedGateway(world.network)
+    queue = RequestQueue(path=tmp_path / "queue", clock=world.clock)
+    world.driver._queue = world.driver.channel._queue = world.driver._keeper._queue = queue
+    world.connected()
+    link = world.driver.link
+    assert link is not None
+    close = link._transport.close
+    link._transport.close = lambda: (closed.append(True), close())  # type: ignore[method-assign,assignment,func-returns-value]
+    queue.close()
+    world.network.cut()
+    with contextlib.suppress(InvalidStateError):
+        world.run(lambda: world.driver.link is not link)
+    assert closed == [True]
+
+
+def test_the_end_of_a_session_may_be_slow_to_go_out() -> None:
+    """What is queued meanwhile came too late, and does not hold up the closing handshake."""
+    world, gateway = resuming()
+    world.connected()
+    link = world.driver.link
+    assert link is not None
+    send = link._transport.send
+    stalls: list[int] = []
+
+    def slow(data: memoryview | bytes) -> int:
+        if world.driver.channel.is_ended and not stalls:
+            stalls.append(len(data))
+            world.queue.enqueue("late")
+            return 0
+        return send(data)
+
+    link._transport.send = slow  # type: ignore[method-assign]
+    close = world.close(within=5.0)
+    world.run(close.done.is_set)
+    assert len(stalls) == 1
+    assert world.clock.monotonic() == 0.0
+    assert gateway.session is None
+    assert world.network.close_codes == [1000]
+    assert world.queue.snapshot() == ("late",)

@@ -88,4 +88,15 @@ def test_a_call_tells_when_nobody_waits_any_more() -> None:
     assert call.is_aborted
     call.on_abort(lambda: told.append("late"))
     assert told == ["first", "late"]
+    assert call.settle()
+
+
+def test_a_call_that_is_settled_tells_nobody() -> None:
+    """What was to be broken off may be somebody else's by then."""
+    told: list[str] = []
+    call = Call(100)
+    call.on_abort(lambda: told.append("late"))
+    assert not call.settle()
+    call.abort()
+    assert told == []
     Call(100).abort()

@@ -1041,10 +1041,9 @@ def test_a_peer_that_breaks_the_sessions_protocol(frame: bytes) -> None:
         *map(SERVER.message, bench.peer.send(["a"])),
         frame,
         SERVER.message(b"\x01\0\0\0\x02late"),
-        SERVER.close(1002),
     )
     assert end is None  # it gets a moment to close the connection
-    assert bench.feed(SERVER.message(b"\x01\0\0\0\x02later")) is None
+    assert bench.feed(SERVER.message(b"\x01\0\0\0\x02later"), SERVER.close(1002)) is None
     bench.wire.ended = True
     end = bench.run(1.0)
     assert end is not None

@@ -14,7 +14,6 @@ import pytest
 
 from tunnel.config import TunnelConfig
 from tunnel.errors import (
-    ConnectionLostError,
     InvalidStateError,
     MessageTooBigError,
     NotConnectedError,
@@ -180,20 +179,23 @@ def test_the_order_on_a_new_link(world: World) -> None:
 
 def test_first_words_are_kept_like_others(world: World) -> None:
     """What `on_connected` sent is sent again, too, if its link was lost."""
-    world.on_connected = lambda resumed: world.service.send("hello")
-    world.at(2.5, world.network.fall_silent)
-    world.network.latency = 1.0  # the dial lasts until 3.0, and then there is silence
-    world.network.cut()
-    world.run(4.0)
-    world.network.latency = 0.0
-    world.on_connected = lambda resumed: None
+
+    def greet(resumed: bool) -> None:
+        world.network.fall_silent()
+        world.service.send("hello")
+        world.on_connected = lambda resumed: None
+
+    world.on_connected = greet
     world.come_back()
-    assert world.gateway.received in (["hello"], [])
+    assert world.gateway.received == []
+    assert world.statistic("unacknowledged") == 1
+    world.come_back()
+    assert world.gateway.received == ["hello"]
     assert world.statistic("unacknowledged") == 0
 
 
-def test_numbers_wrap_at_no_link(world: World) -> None:
-    """The session's numbers go on over links; the peer sees one sequence."""
+def test_numbers_go_on_over_links(world: World) -> None:
+    """The peer sees one sequence, whatever links carry it."""
     for number in range(3):
         world.service.send(f"{number}")
         world.come_back()
@@ -260,7 +262,7 @@ def test_slow_callbacks_are_acknowledged(world: World) -> None:
         unacknowledged.append(session.unacknowledged)
 
     world.on_message = work
-    world.gateway.send("a", "b", "c")
+    world.network.send(*session.send(["a", "b", "c"]))  # in one piece
     world.run(100.0)
     assert unacknowledged == [3, 2, 1]
     assert session.unacknowledged == 0
@@ -508,27 +510,30 @@ def test_flushed_across_a_loss(world: World) -> None:
     assert world.gateway.received == ["a"]
 
 
-@pytest.mark.parametrize("was_written", [True, False])
-def test_flushed_and_lost(world: World, was_written: bool) -> None:
-    """If the session is lost meanwhile it says so, unless all goes out in the next one."""
+def test_flushed_and_lost(world: World) -> None:
+    """If the session is lost meanwhile, and what was to be flushed with it, it says so."""
     world.gateway.acknowledges = False
-    if was_written:
-        world.service.send("a")
-    else:
-        world.at(0.0, lambda: world.service.send("a"))
+    world.service.send("a")
 
     def lose() -> None:
         world.gateway.forget()
         world.network.cut()
-        world.gateway.acknowledges = True
 
-    if was_written:
-        world.at(1.0, lose)
-    else:
-        lose()
-        world.until(lambda: world.service.state is not S.CONNECTED)
-        world.service.send("b")
-    assert world.service.flush(60.0) is not was_written
+    world.at(1.0, lose)
+    assert not world.service.flush(60.0)
+    world.run(1.0)
+    assert world.losses[0].unacknowledged == ("a",)
+
+
+def test_flushed_in_the_next_session(world: World) -> None:
+    """What was never written in the lost session goes out in the next: nothing was lost."""
+    world.gateway.forget()
+    world.network.cut()
+    world.until(lambda: world.service.state is not S.CONNECTED)
+    world.service.send("a")
+    assert world.service.flush(60.0)
+    assert world.gateway.received == ["a"]
+    assert world.gateway.sessions_opened == 2
 
 
 def test_messages_that_return_while_it_looks() -> None:
@@ -542,7 +547,7 @@ def test_messages_that_return_while_it_looks() -> None:
             service._driver.channel.returns += 1
         return len(looks) < 3
 
-    service._queue.wait_until_empty = look  # type: ignore[method-assign]
+    service._queue.wait_until_empty = look  # type: ignore[method-assign,assignment]
     assert service.flush()
     assert len(looks) == 2
     assert not service.flush()
@@ -690,7 +695,6 @@ def test_the_peer_ends_the_session_at_the_same_time(world: World) -> None:
     assert world.service.disconnect() == DrainReport()
     world.run(1.0)
     assert world.losses == []
-    assert S.ERROR not in [world.service.state]
     assert ConnectionEventType.ERROR not in world.events
     assert world.service._driver.last_error is None
 
@@ -738,14 +742,7 @@ def test_a_lost_session_is_told_before_anything_else(world: World) -> None:
         if event.type is ConnectionEventType.SESSION_LOST
     )
     assert event.metadata == {"unacknowledged": 1}
-    assert (
-        world.service.metrics.snapshot().error_counts
-        == {
-            "TUNNEL_004": 1,
-            world.losses[0].code: 1,
-        }
-        or world.losses[0].code in world.service.metrics.snapshot().error_counts
-    )
+    assert world.losses[0].code in world.service.metrics.snapshot().error_counts
 
 
 @pytest.mark.parametrize("phase", ["connected", "reconnecting", "dialling", "greeting"])
@@ -853,9 +850,8 @@ def test_the_server_says_that_it_is_over(world: World) -> None:
     assert world.network.close_codes == [1000]
     assert world.service.state is S.CONNECTED
     assert world.calls[1:] == [("lost", ()), ("connected", False)]
-    assert "your time is up" in str(
-        [event.message for event in world.service.tracker.events]
-    ) or isinstance(world.losses[0], SessionLostError)
+    messages = [event.message for event in world.service.tracker.events]
+    assert any("your time is up" in message for message in messages)
 
 
 def test_a_half_open_link(world: World) -> None:
@@ -972,7 +968,6 @@ def test_requests_end_with_their_session(world: World) -> None:
     world.until(future.done, 5.0)
     with pytest.raises(SessionLostError):
         future.result(0)
-    assert world.service.flush(0) or world.statistic("queued_requests") == 0
 
 
 def test_requests_survive_a_loss(world: World) -> None:
@@ -1057,12 +1052,12 @@ def test_a_durable_queue_and_a_session(tmp_path: Path) -> None:
     second.service._queue.close()
 
 
-def test_another_error_in_the_end(world: World) -> None:
+def test_a_gateway_that_restarts(world: World) -> None:
     """A close frame of the gateway is a loss as ever, and the session goes on."""
     world.network.close(1012, "restarting")
     world.run()
     assert world.calls[1:] == [("connected", True)]
-    assert isinstance(world.service._driver.last_error, (type(None), ConnectionLostError))
+    assert world.network.close_codes == [1012]
 
 
 # Ctrl-C

@@ -524,6 +524,20 @@ def test_a_closed_window_is_waited_for_quietly() -> None:
 # Flushing and the end
 
 
+def test_flushing_no_longer_than_permitted() -> None:
+    """A peer that does not acknowledge is asked, and waited for as long as the caller will."""
+    gateway = Gateway(Limits(10, 2**20, 2**20))
+    service = TunnelService(TunnelConfig(), new_transport=Network(gateway, seeded(), None))
+    with service:
+        service.connect("ws://memory/", timeout=LONG)
+        gateway.takes = False
+        service.send("0:0")
+        assert not service.flush(0.02)
+        gateway.takes = True
+        assert service.flush(LONG)  # it asks again
+    assert gateway.received == ["0:0"]
+
+
 class Forgetful(Gateway):
     """Forgets its session after every few messages, and ends the link."""
 

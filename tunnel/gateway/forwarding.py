@@ -23,20 +23,18 @@ import socket
 import ssl
 import threading
 import time
-from contextlib import suppress
 from urllib.parse import unquote, urlsplit
 
 from loguru import logger
 
 from tunnel.errors import ConfigurationError
 from tunnel.gateway.handlers import Call, GatewaySession, RequestFailed
+from tunnel.gateway.http_connection import HttpConnection
 from tunnel.request_frames import TunnelRequest
 from tunnel.responses import Headers, TunnelResponse
 from tunnel.secrets import scrub
 
-_CONNECT_TIMEOUT = 10.0
 _REUSE_WITHIN = 1.0
-_CHUNK = 64 * 1024
 
 _HOP_BY_HOP = frozenset(
     {
@@ -100,7 +98,7 @@ class HttpForwarder:
         if parts.scheme == "https":
             self._ssl_context = ssl_context or ssl.create_default_context()
         self._lock = threading.Lock()  # guards both below
-        self._idle: list[tuple[_Service, float]] = []
+        self._idle: list[tuple[HttpConnection, float]] = []
         self._is_closed = False
 
     def answer(self, session: GatewaySession, request: TunnelRequest, call: Call) -> TunnelResponse:
@@ -112,7 +110,9 @@ class HttpForwarder:
         target = self._target(request)
         if len(request.payload) > self._max_request:
             raise RequestFailed(413, f"The body has more than {self._max_request} bytes.")
-        service = self._take() or _Service(self._host, self._port, self._timeout, self._ssl_context)
+        service = self._take() or HttpConnection(
+            self._host, self._port, self._timeout, self._ssl_context
+        )
         call.on_abort(service.abort)
         try:
             response, body = service.exchange(
@@ -122,7 +122,8 @@ class HttpForwarder:
         except (OSError, http.client.HTTPException, ConfigurationError, RequestFailed) as error:
             service.close()
             raise self._explain(error, service) from None
-        if response.will_close or call.is_aborted:
+        # A connection that is just being broken off must not become the next request's.
+        if call.settle() or response.will_close:
             service.close()
         else:
             self._give_back(service)
@@ -161,7 +162,7 @@ class HttpForwarder:
             fields.append(("Content-Length", str(len(request.payload))))
         return [("Host", self._authority), *fields]
 
-    def _take(self) -> _Service | None:
+    def _take(self) -> HttpConnection | None:
         with self._lock:
             if not self._idle:
                 return None
@@ -173,7 +174,7 @@ class HttpForwarder:
             service.close()
         return None
 
-    def _give_back(self, service: _Service) -> None:
+    def _give_back(self, service: HttpConnection) -> None:
         with self._lock:
             is_kept = not self._is_closed
             if is_kept:
@@ -181,7 +182,7 @@ class HttpForwarder:
         if not is_kept:
             service.close()
 
-    def _explain(self, error: Exception, service: _Service) -> RequestFailed:
+    def _explain(self, error: Exception, service: HttpConnection) -> RequestFailed:
         """What to say to the one who asked; the log gets more of it."""
         if isinstance(error, RequestFailed):
             return error
@@ -190,100 +191,6 @@ class HttpForwarder:
         if isinstance(error, TimeoutError):
             return RequestFailed(504, "The service did not answer in time.")
         return RequestFailed(502, _sentence(error, service.is_connected))
-
-
-class _Service:
-    """One connection to the service. For one thread at a time, but for `abort`."""
-
-    def __init__(
-        self, host: str, port: int, timeout: float, ssl_context: ssl.SSLContext | None
-    ) -> None:
-        self._timeout = timeout
-        connect_timeout = min(timeout, _CONNECT_TIMEOUT)
-        self._connection: http.client.HTTPConnection
-        if ssl_context is None:
-            self._connection = http.client.HTTPConnection(host, port, timeout=connect_timeout)
-        else:
-            self._connection = http.client.HTTPSConnection(
-                host, port, timeout=connect_timeout, context=ssl_context
-            )
-        self._socket: socket.socket | None = None
-        self._is_aborted = False
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether the service was reached."""
-        return self._socket is not None
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether nothing has come since the last answer: neither bytes nor the end."""
-        sock = self._socket
-        if sock is None or self._connection.sock is None:
-            return False
-        sock.settimeout(0.0)
-        try:
-            # Below TLS too, any byte makes it suspect. `SSLSocket.recv` knows no MSG_PEEK.
-            socket.socket.recv(sock, 1, socket.MSG_PEEK)
-        except (BlockingIOError, InterruptedError):
-            return True
-        except OSError:
-            return False
-        finally:
-            sock.settimeout(self._timeout)
-        return False
-
-    def exchange(
-        self,
-        method: str,
-        target: str,
-        fields: list[tuple[str, str]],
-        body: bytes,
-        max_size: int,
-    ) -> tuple[http.client.HTTPResponse, bytes]:
-        """Send a request and read the answer whole.
-
-        Raises:
-            RequestFailed: The answer is too long.
-            OSError, http.client.HTTPException: Something went wrong.
-        """
-        connection = self._connection
-        if self._socket is None:
-            connection.connect()
-            self._socket = connection.sock
-            self._socket.settimeout(self._timeout)
-        if self._is_aborted:
-            raise TimeoutError("nobody wants the answer any more")
-        connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
-        for name, value in fields:
-            connection.putheader(name, value)
-        # A service may answer, and close, before it has read a body that it does not want.
-        with suppress(BrokenPipeError, ConnectionResetError):
-            connection.endheaders()
-            for start in range(0, len(body), _CHUNK):
-                connection.send(body[start : start + _CHUNK])
-        response = connection.getresponse()
-        try:
-            if response.status < 200:
-                raise http.client.HTTPException("an interim answer that nobody asked for")
-            return response, _read(response, max_size)
-        finally:
-            response.close()  # it may be the last that holds the socket
-
-    def abort(self) -> None:
-        """Let `exchange` fail; from any thread."""
-        self._is_aborted = True
-        sock = self._socket
-        if sock is not None:
-            # Not `SSLSocket.shutdown`: it would drop the SSL object under the reader's feet.
-            with suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-        if self._socket is not None:
-            self._socket.close()
 
 
 def _sentence(error: Exception, is_connected: bool) -> str:
@@ -301,19 +208,6 @@ def _sentence(error: Exception, is_connected: bool) -> str:
     if isinstance(error, ssl.SSLError):
         return "The service cannot be reached: TLS failed."
     return "The service cannot be reached."
-
-
-def _read(response: http.client.HTTPResponse, max_size: int) -> bytes:
-    chunks, size = [], 0
-    while chunk := response.read(_CHUNK):
-        size += len(chunk)
-        if size > max_size:
-            raise RequestFailed(502, f"The answer has more than the {max_size} bytes allowed.")
-        chunks.append(chunk)
-    # `read` says nothing if the end comes before Content-Length.
-    if response.length:
-        raise http.client.IncompleteRead(b"", response.length)
-    return b"".join(chunks)
 
 
 def _returned(response: http.client.HTTPResponse) -> Headers:

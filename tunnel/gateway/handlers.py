@@ -117,6 +117,16 @@ class Call:
         if is_aborted:
             action()
 
+    def settle(self) -> bool:
+        """There is an answer: nothing is to be called any more.
+
+        Returns:
+            Whether it was aborted before; then what was to be called was called, or is just now.
+        """
+        with self._lock:
+            self._abort = None
+            return self._is_aborted
+
     def abort(self) -> None:
         """The answer is not wanted any more."""
         with self._lock:
