@@ -14,7 +14,8 @@ WHOLE := $(if $(strip $(ARGS)),,-m "not slow" --cov --cov-report=term)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types diagrams requirements errors docs build check clean
+.PHONY: help demo test lint types soak diagrams requirements errors faults \
+        conformance fuzz docs build check clean
 
 help: ## print this list
 	@echo "usage: make TARGET [ARGS='passed on'] [PYTHON=python3.12]"
@@ -29,8 +30,11 @@ test: $(VENV)/.stamp-test ## all tests but the slow ones, with their coverage; A
 lint: $(VENV)/.stamp-test ## ruff
 	@$(BIN)/ruff check $(ARGS) .
 
-types: $(VENV)/.stamp-test ## mypy --strict on both packages
-	@$(BIN)/mypy --strict statemachine tunnel $(ARGS)
+types: $(VENV)/.stamp-test ## mypy --strict on both packages and the benchmarks
+	@$(BIN)/mypy --strict statemachine tunnel benchmarks $(ARGS)
+
+soak: $(VENV)/.stamp-test ## random faults for a while, all promises checked (ARGS="--seconds 600 --seed 1")
+	@$(BIN)/python -m benchmarks soak $(ARGS)
 
 diagrams: $(VENV)/.stamp-test ## draw diagrams/ anew from the declarations (SVG needs Graphviz's dot)
 	@$(BIN)/python docs/draw_diagrams.py $(ARGS)
@@ -40,6 +44,15 @@ requirements: $(VENV)/.stamp-test ## write docs/requirements.rst anew from the t
 
 errors: $(VENV)/.stamp-test ## write docs/errors.rst anew from the table of error codes
 	@$(BIN)/python docs/list_errors.py $(ARGS)
+
+faults: $(VENV)/.stamp-test ## write docs/faults.rst anew from docs/faults/ and the tests' marks
+	@$(BIN)/python docs/list_faults.py $(ARGS)
+
+conformance: $(VENV)/.stamp-test ## the Autobahn testsuite, which needs Python 2.7 (ARGS="--cases 6.*")
+	@$(BIN)/python tests/conformance/run.py $(ARGS)
+
+fuzz: $(VENV)/.stamp-test ## look for input that breaks a promise (ARGS="--seconds 3600 --seed 1")
+	@$(BIN)/python tests/fuzz/fuzz.py $(ARGS)
 
 docs: $(VENV)/.stamp-docs ## build the documentation into docs/_build/html; a warning is an error
 	@$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html $(ARGS)

@@ -9,11 +9,12 @@ Usage: python docs/list_requirements.py [--check]
 from __future__ import annotations
 
 import argparse
-import ast
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import marks
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "requirements.rst"
@@ -177,34 +178,18 @@ means all tests in it.
 
 
 def collect(tests: Path, root: Path = ROOT) -> dict[str, list[str]]:
-    """Collect the marks of all tests below a folder.
-
-    Args:
-        tests: The folder to look in.
-        root: What the names of files are relative to.
-
-    Returns:
-        For each number that a mark names, the pytest ids of tests, classes or files, in order.
-    """
-    found: dict[str, list[str]] = {}
-    for path in sorted(tests.rglob("*.py")):
-        tree = ast.parse(path.read_text("utf-8"), str(path))
-        for scope, numbers in _marks(tree, path.relative_to(root).as_posix()):
-            for number in numbers:
-                ids = found.setdefault(number, [])
-                if scope not in ids:
-                    ids.append(scope)
-    return found
+    """Collect the marks of all tests below a folder; see `marks.collect`."""
+    return marks.collect("requirement", tests, root)
 
 
-def tests_of(requirement: Requirement, marks: Mapping[str, Sequence[str]]) -> list[str]:
+def tests_of(requirement: Requirement, marked: Mapping[str, Sequence[str]]) -> list[str]:
     """The ids of the tests that bear a number of this requirement, sorted."""
-    return sorted({id_ for n, ids in marks.items() if requirement.covers(n) for id_ in ids})
+    return sorted({id_ for n, ids in marked.items() if requirement.covers(n) for id_ in ids})
 
 
-def render(marks: Mapping[str, Sequence[str]]) -> str:
+def render(marked: Mapping[str, Sequence[str]]) -> str:
     """The page, as reStructuredText."""
-    return _HEAD + "".join(_row(r, tests_of(r, marks)) for r in REQUIREMENTS)
+    return _HEAD + "".join(_row(r, tests_of(r, marked)) for r in REQUIREMENTS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -223,29 +208,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("docs/requirements.rst is stale; run: make requirements", file=sys.stderr)
         return 1
     return 0
-
-
-def _marks(node: ast.AST, scope: str) -> Iterator[tuple[str, list[str]]]:
-    """The marks below a node with the id of the file, class or test that bears each."""
-    for child in ast.iter_child_nodes(node):
-        inner = scope
-        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            inner = f"{scope}::{child.name}"
-        elif isinstance(child, ast.Call) and _is_mark(child.func):
-            yield scope, [_literal(argument, scope) for argument in child.args]
-        yield from _marks(child, inner)
-
-
-def _is_mark(function: ast.expr) -> bool:
-    return ast.unparse(function) in ("pytest.mark.requirement", "mark.requirement")
-
-
-def _literal(argument: ast.expr, scope: str) -> str:
-    if not isinstance(argument, ast.Constant) or not isinstance(argument.value, str):
-        raise ValueError(
-            f"{scope}: a requirement's number must be a literal string, not {ast.unparse(argument)}"
-        )
-    return argument.value
 
 
 def _key(number: str) -> tuple[int, ...]:

@@ -32,7 +32,9 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         frozenset(
             {
                 "tunnel.driver",
+                "tunnel.exits",
                 "tunnel.heartbeat_websocket",
+                "tunnel.network_follower",
                 "tunnel.prometheus",
                 "tunnel.requests",
                 "tunnel.sender",
@@ -47,6 +49,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
             {
                 "tunnel.acknowledger",
                 "tunnel.backpressure",
+                "tunnel.callback_lane",
                 "tunnel.circuit_breaker",
                 "tunnel.connection_recovery",
                 "tunnel.connection_state_tracker",
@@ -85,12 +88,25 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         frozenset(
             {
                 "tunnel.backoff",
+                "tunnel.connect_race",
                 "tunnel.dial",
+                "tunnel.dial_options",
+                "tunnel.handshake_socket",
+                "tunnel.happy_eyeballs",
                 "tunnel.frames",
                 "tunnel.masking",
+                "tunnel.network_netlink",
+                "tunnel.network_outlook",
+                "tunnel.network_routes",
+                "tunnel.network_watch",
+                "tunnel.nested_tls",
+                "tunnel.proxy",
+                "tunnel.proxy_handshake",
                 "tunnel.reconnection_manager",
                 "tunnel.reconnection_run",
+                "tunnel.spki",
                 "tunnel.stream",
+                "tunnel.tls",
                 "tunnel.transport",
                 "tunnel.waker",
             }
@@ -110,9 +126,12 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "tunnel.error_codes",
                 "tunnel.errors",
                 "tunnel.events",
+                "tunnel.forks",
                 "tunnel.handshake_errors",
+                "tunnel.interruptible",
                 "tunnel.lifecycle",
                 "tunnel.log_line",
+                "tunnel.proxy_errors",
                 "tunnel.request_frames",
                 "tunnel.responses",
                 "tunnel.secrets",
@@ -128,9 +147,11 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
 LIBRARIES: dict[str, frozenset[str]] = {
     # Who may import what is neither ours nor Python's: the modules, or a whole package.
     "graphviz": frozenset({"statemachine"}),
+    "h11": frozenset({"tunnel.proxy_handshake"}),
     "loguru": frozenset({"statemachine", "tunnel"}),
     "prometheus_client": frozenset({"tunnel.prometheus"}),
     "rich": frozenset({"tunnel.cli", "tunnel.demo"}),
+    "socksio": frozenset({"tunnel.proxy_handshake"}),
     "tenacity": frozenset({"tunnel.reconnection_manager"}),
     "transitions": frozenset({"statemachine"}),
     "typing_extensions": frozenset({"statemachine", "tunnel"}),  # for type checkers alone

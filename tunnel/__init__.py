@@ -41,6 +41,7 @@ from tunnel.request_queue import BackpressureSignal, RequestPriority, RequestQue
 from tunnel.responses import Headers, TunnelResponse
 from tunnel.service import DrainReport, TunnelService, connect
 from tunnel.session_lifecycle import SESSION, SessionState
+from tunnel.tls import TlsSettings
 from tunnel.transport import Transport, WebSocketTransport
 from tunnel.websocket_heartbeat import HEARTBEAT, HeartbeatStatus, WebSocketHeartbeat
 
@@ -75,6 +76,7 @@ __all__ = [
     "RequestQueue",
     "SessionState",
     "SystemClock",
+    "TlsSettings",
     "Transport",
     "TunnelConfig",
     "TunnelConnection",

@@ -30,7 +30,8 @@ class Acknowledger:
     Args:
         channel: Knows what is owed.
         delivery: Knows what was taken.
-        write: Writes a frame of the session, without waiting.
+        write: Writes a frame of the session, without waiting or taking long: the timers of all
+            tunnels share a thread.
         clock: Measures the delay.
     """
 

@@ -8,16 +8,17 @@ be secret: no user information, no query, no header value.
 from __future__ import annotations
 
 import base64
-import ipaddress
+import encodings.idna  # noqa: F401  (now: names are encoded by it, also by `getaddrinfo`, and it
+import ipaddress  # could not be loaded any more without a free descriptor)
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
 from tunnel.errors import ConfigurationError
-from tunnel.secrets import HIDDEN, Secret
+from tunnel.secrets import HIDDEN, Secret, raises_bare
 
-__all__ = ["TunnelUrl", "bearer_header", "validate_headers", "validate_subprotocols"]
+__all__ = ["HeaderPairs", "TunnelUrl", "bearer_header", "validate_headers", "validate_subprotocols"]
 
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
 
@@ -29,6 +30,15 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # What RFC 3986 allows in a path with a query; "%" because it is there already when it is needed.
 _RESOURCE_SAFE = "%/?:@!$&'()*+,;=~-._[]"
+
+# Parts of a header's or a query's value that are looked for in what the peer says. Shorter ones are
+# rather words than secrets, and what these headers say is no secret.
+_SECRET_PART = re.compile(r"[^\s;,=&\"']{8,}")
+_PUBLIC_HEADERS = re.compile(
+    r"accept.*|cache-control|content-.*|date|dnt|forwarded|from|if-.*|max-forwards|origin|pragma"
+    r"|referer|user-agent|via|warning|x-forwarded-.*",
+    re.IGNORECASE,
+)
 
 _RESERVED_HEADERS = {
     "host": "it follows from the URL",
@@ -64,8 +74,20 @@ class TunnelUrl:
     port: int
     resource: str = "/"
     credentials: Secret | None = None
+    _known: tuple[Secret, ...] = field(init=False, default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        # Kept for `scrub`, which knows secrets by their being in use.
+        query = self.resource.partition("?")[2]
+        values = "&".join(pair.partition("=")[2] for pair in query.split("&"))
+        texts = [*_SECRET_PART.findall(values), *_SECRET_PART.findall(unquote(values))]
+        if self.credentials is not None:
+            _, _, password = self.credentials.reveal().partition(":")
+            texts += [password, quote(password, safe=""), _basic(self.credentials)]
+        object.__setattr__(self, "_known", tuple(map(Secret, texts)))
 
     @classmethod
+    @raises_bare
     def parse(cls, url: str) -> TunnelUrl:
         """Take a URL apart.
 
@@ -133,8 +155,7 @@ class TunnelUrl:
         """The value of an ``Authorization`` header for the credentials (RFC 7617), or None."""
         if self.credentials is None:
             return None
-        encoded = base64.b64encode(self.credentials.reveal().encode("utf-8"))
-        return Secret(f"Basic {encoded.decode('ascii')}")
+        return Secret(f"Basic {_basic(self.credentials)}")
 
     def __str__(self) -> str:
         return self.redacted
@@ -143,9 +164,31 @@ class TunnelUrl:
         return f"TunnelUrl({self.redacted!r})"
 
 
+class HeaderPairs(tuple[tuple[str, str], ...]):
+    """Validated headers: pairs of name and value. Their `repr` shows the names only."""
+
+    _known: tuple[Secret, ...]
+
+    def __new__(cls, pairs: Iterable[tuple[str, str]] = ()) -> HeaderPairs:
+        """Take pairs that are valid."""
+        self = super().__new__(cls, pairs)
+        # Kept for `scrub`, which knows secrets by their being in use.
+        self._known = tuple(
+            Secret(text)
+            for name, value in self
+            if not _PUBLIC_HEADERS.fullmatch(name)
+            for text in (value, *_SECRET_PART.findall(value))
+        )
+        return self
+
+    def __repr__(self) -> str:
+        return f"({', '.join(f'({name!r}, {HIDDEN})' for name, _ in self)})"
+
+
+@raises_bare
 def validate_headers(
     headers: Mapping[str, str] | Iterable[tuple[str, str]] | None,
-) -> tuple[tuple[str, str], ...]:
+) -> HeaderPairs:
     """Check the headers that an application adds to the handshake, and fix their order.
 
     Args:
@@ -161,11 +204,14 @@ def validate_headers(
         TypeError: A name or a value is not a `str`, or `headers` are neither a mapping nor pairs.
     """
     if headers is None:
-        return ()
+        return HeaderPairs()
+    if not isinstance(headers, Iterable):
+        raise TypeError("headers must be a mapping or pairs of name and value")
     pairs = headers.items() if isinstance(headers, Mapping) else headers
-    return tuple(_validated_header(pair) for pair in pairs)
+    return HeaderPairs(_validated_header(pair) for pair in pairs)
 
 
+@raises_bare
 def bearer_header(token: str | Secret) -> tuple[str, str]:
     """The header that carries a token (RFC 6750, section 2.1).
 
@@ -181,6 +227,7 @@ def bearer_header(token: str | Secret) -> tuple[str, str]:
     return "Authorization", f"Bearer {value.reveal()}"
 
 
+@raises_bare
 def validate_subprotocols(subprotocols: Iterable[str] | None) -> tuple[str, ...]:
     """Check the subprotocols to offer (RFC 6455, section 4.1).
 
@@ -188,7 +235,7 @@ def validate_subprotocols(subprotocols: Iterable[str] | None) -> tuple[str, ...]
         ConfigurationError: One is not a token of RFC 7230, or comes twice.
         TypeError: They are not strings, or a single string was given instead of several.
     """
-    if isinstance(subprotocols, (str, bytes)):
+    if isinstance(subprotocols, (str, bytes)) or not isinstance(subprotocols, Iterable | None):
         raise TypeError("subprotocols must be several strings, such as a list, not one")
     offered = tuple(subprotocols or ())
     for name in offered:
@@ -281,6 +328,10 @@ def _credentials(user_information: str) -> Secret:
     if _CONTROL.search(text) or ":" in unquote(user):
         raise _wrong("its user information cannot be sent as Basic authentication (RFC 7617)")
     return Secret(text)
+
+
+def _basic(credentials: Secret) -> str:
+    return base64.b64encode(credentials.reveal().encode("utf-8")).decode("ascii")
 
 
 def _without_value(parameter: str) -> str:

@@ -64,16 +64,18 @@ class Backpressure:
         If another call is about it already, perhaps further up this very stack, it does the work.
         """
         while True:
-            with self._lock:
-                if self._delivering or not self.pending:
-                    return
-                self._delivering = True
-                signal, subscribers = self.pending.pop(0), self._subscribers
+            is_mine = False
             try:
+                with self._lock:
+                    if self._delivering or not self.pending:
+                        return
+                    self._delivering = is_mine = True
+                    signal, subscribers = self.pending.pop(0), self._subscribers
                 for (callback,) in subscribers:
                     _call(callback, signal)
-            finally:
-                self._delivering = False
+            finally:  # also if Ctrl-C comes on the way out of the lock
+                if is_mine:
+                    self._delivering = False
 
     def subscribe(self, callback: Callable[[BackpressureSignal], object]) -> Callable[[], None]:
         """See `RequestQueue.subscribe`."""

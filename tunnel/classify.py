@@ -21,7 +21,6 @@ import ssl
 import websocket
 
 from tunnel.errors import (
-    AuthenticationFailedError,
     CertificateError,
     ConfigurationError,
     ConnectionLostError,
@@ -39,6 +38,7 @@ from tunnel.errors import (
     TunnelError,
 )
 from tunnel.handshake_errors import error_for_status
+from tunnel.proxy_errors import error_for_connect_status
 from tunnel.secrets import scrub
 
 _BUGS = (
@@ -88,6 +88,9 @@ _ARGUMENT_MISTAKES = re.compile(
     r"^(url|hostname|scheme .*) is invalid$|\bidna\b|server_hostname|check_hostname|port must be"
 )
 
+# What `Thread.start` says; the second from Python 3.12 on, when the main thread has ended.
+_NO_THREAD = ("can't start new thread", "can't create new thread at interpreter shutdown")
+
 # Texts of a plain WebSocketException, by how they begin.
 _WEBSOCKET_TEXTS: tuple[tuple[str, type[TunnelError]], ...] = (
     ("SSL ", ConfigurationError),
@@ -124,7 +127,7 @@ def _translated(exc: Exception, now: float | None) -> TunnelError:
     if isinstance(exc, websocket.WebSocketException):
         return _from_websocket(exc)
     words = _words(exc)
-    if isinstance(exc, MemoryError) or words == "can't start new thread":
+    if isinstance(exc, MemoryError) or words in _NO_THREAD:
         return ResourceExhaustedError(_text(exc))
     if isinstance(exc, (ValueError, OverflowError)) and _ARGUMENT_MISTAKES.search(words):
         return ConfigurationError(_text(exc))
@@ -198,12 +201,7 @@ def _from_proxy(text: str) -> TunnelError:
     found = re.search(r"via proxy status: ([0-9]{3})$", text)
     if found is None:
         return ProxyError(text)
-    status = int(found[1])
-    # What the server would mean by this status is what the proxy means by it.
-    meaning = error_for_status(status)
-    if isinstance(meaning, AuthenticationFailedError):
-        return AuthenticationFailedError(text, status=status)
-    return ProxyError(text, is_retryable=meaning.is_retryable, context={"status": status})
+    return error_for_connect_status(int(found[1]), text)
 
 
 def _quotes_the_peer(exc: Exception) -> bool:

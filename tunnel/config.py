@@ -29,7 +29,7 @@ class TunnelConfig:
     Attributes:
         max_reconnect_attempts: Attempts in a row before the tunnel gives up; None: it never does.
         reconnect_base_delay: The delay before the first attempt; it doubles with each.
-        reconnect_max_delay: What no delay exceeds.
+        reconnect_max_delay: What no delay exceeds, unless the server asks for more (Retry-After).
         jitter: The share of a delay by which it may be shorter or longer, from 0 to 1.
         stable_after: How long a link must last before delays begin at the base again.
         ping_interval: Between two pings; None: no heartbeat, losses by silence go unnoticed.
@@ -37,16 +37,21 @@ class TunnelConfig:
         pong_timeout: The silence after which a link counts as dead, more than `ping_interval`;
             None: 1.5 times `ping_interval`. Of no effect without a heartbeat. See
             `effective_pong_timeout`.
-        connect_timeout: For name look-up, TCP, TLS and upgrade together.
+        connect_timeout: For name look-up, TCP, TLS and upgrade together; a second time, if a token
+            had expired and another one is tried.
         request_timeout: For the answer to a request.
         max_queue_size: Messages that wait while there is no link.
         max_message_size: The longest message, in either direction.
+        max_fragments: Frames that one message of the peer may come in.
+        max_header_size: The server's answer to the upgrade, up to the end of its headers.
         receive_high_water: Received bytes held for a slow consumer before reading pauses.
         max_unacknowledged: Messages that a session keeps until the peer acknowledges them; others
             wait in the queue.
         max_unacknowledged_bytes: Their bytes together; one message alone may be longer.
         enable_auto_reconnect: Whether a lost link is restored without being asked.
         resume: Whether sessions are resumed: "auto", if the peer can; "off"; or "required".
+        watch_network: Whether the machine's network is watched, so that its return ends a wait and
+            a change of the route to the server tests the link; see "When the network changes".
         fatal_close_codes: Close codes of the peer after which the tunnel does not come back; see
             `tunnel.errors.error_for_close` for those that are final in any case.
         max_event_history: Events, and transitions, that are remembered.
@@ -72,11 +77,14 @@ class TunnelConfig:
     request_timeout: float = _setting(30.0, number(_LEAST, _DAY, "seconds"))
     max_queue_size: int = _setting(100, number(1, 10_000_000, "messages", whole=True))
     max_message_size: int = _setting(16 * 2**20, number(1, 2**31, "bytes", whole=True))
+    max_fragments: int = _setting(2**20, number(1, 2**31, "fragments", whole=True))
+    max_header_size: int = _setting(64 * 1024, number(1024, 2**31, "bytes", whole=True))
     receive_high_water: int = _setting(4 * 2**20, number(1024, 2**31, "bytes", whole=True))
     max_unacknowledged: int = _setting(10_000, number(1, 10_000_000, "messages", whole=True))
     max_unacknowledged_bytes: int = _setting(16 * 2**20, number(1024, 2**31, "bytes", whole=True))
     enable_auto_reconnect: bool = _setting(True, flag())
     resume: Literal["auto", "off", "required"] = _setting("auto", choice("auto", "off", "required"))
+    watch_network: bool = _setting(True, flag())
     fatal_close_codes: frozenset[int] = _setting(frozenset(), close_codes())
     max_event_history: int = _setting(100, number(0, 1_000_000, "events", whole=True))
     log_level: str = _setting(

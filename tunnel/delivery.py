@@ -1,9 +1,9 @@
 """How received messages get from the tunnel's thread to the application.
 
-Either by a callback on the tunnel's thread (`CallbackDelivery`), or by an iterator in another
-thread (`Inbox`). The second is bounded: above its high-water mark the tunnel pauses reading, the
-kernel's buffers fill, and the peer has to wait (requirement: a slow consumer neither makes memory
-grow nor makes a live link look dead).
+Either by callbacks (`CallbackDelivery`, in the tunnel by way of `tunnel.callback_lane`), or by an
+iterator in another thread (`Inbox`). Both are bounded: above the high-water mark the tunnel pauses
+reading, the kernel's buffers fill, and the peer has to wait (requirement: a slow consumer neither
+makes memory grow nor makes a live link look dead).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Protocol
 
 from loguru import logger
 
+from tunnel.forks import disown, register
 from tunnel.outbox import Message
 
 _OVERHEAD = 64
@@ -33,6 +34,11 @@ class Delivery(Protocol):
     """
 
     delivered: int
+
+    @property
+    def has_callbacks(self) -> bool:
+        """Whether callbacks wait until the tunnel's thread has come out of its link."""
+        ...
 
     @property
     def taken(self) -> int:
@@ -69,11 +75,12 @@ class Delivery(Protocol):
 
 
 class CallbackDelivery:
-    """Calls `on_message` for each message, on the tunnel's thread.
+    """Calls `on_message` for each message, at once.
 
     A callback that raises has taken its message: the error is logged and harms nothing.
     """
 
+    has_callbacks = False
     is_full = False
 
     def __init__(self, on_message: Callable[[Message], object]) -> None:
@@ -129,13 +136,16 @@ class Inbox:
         on_room: Called by a consumer's thread when a pause may end.
     """
 
+    has_callbacks = False
+
     def __init__(self, high_water: int, on_room: Callable[[], None]) -> None:
         self._high_water = high_water
         self._on_room = on_room
         # The reading thread appends and consumers pop, each atomic; everything else is arranged so
         # that neither needs a lock on its way (see `deliver` and `_wait`).
         self._messages: deque[Message] = deque()
-        self._changed = threading.Condition(threading.Lock())  # guards the changes of the two below
+        self._lock = threading.Lock()  # guards the changes of the two below
+        self._changed = threading.Condition(self._lock)
         self._waiting = 0
         self._is_open = True
         self._asked = False  # somebody iterates, or has done so
@@ -151,6 +161,7 @@ class Inbox:
         # What each iterator has handed out last and was not asked beyond: how many messages had
         # been handed out before it. Set before it is handed out, see `taken`.
         self._held_out: dict[object, int] = {}
+        register(self)
 
     @property
     def is_full(self) -> bool:
@@ -210,30 +221,37 @@ class Inbox:
         if len(self._batches) > 64:
             self._settle()  # only now: it takes messages that are not there for consumed
         if self._waiting:  # read after the messages were put in; see `_wait`
-            with self._changed:
+            with self._lock:
                 self._changed.notify_all()
 
     def open(self) -> None:
         """Messages may come again, after a `close`."""
-        with self._changed:
+        with self._lock:
             self._is_open = True
 
     def close(self) -> None:
         """No more messages will come: iterators end once they have had those that are here."""
-        with self._changed:
+        with self._lock:
             self._is_open = False
             self._changed.notify_all()
+
+    def leave_to_parent(self) -> None:
+        """This is a forked child now: the messages are the parent's, for iterators too."""
+        self._messages.clear()
+        disown(self)
 
     def __iter__(self) -> Generator[Message, None, None]:
         """Take messages, waiting for each, until the inbox is closed and empty."""
         self._asked = True
         messages, held_out, this = self._messages, self._held_out, object()
-        take = messages.popleft
+        one_by_one: Iterator[Message] = iter(messages.popleft, None)
         try:
             while True:
                 held_out[this] = self.delivered - len(messages)  # in this order; never too many
                 try:
-                    message = take()
+                    # By a loop, and not by a call: Ctrl-C never comes between taking and keeping.
+                    for message in one_by_one:  # noqa: B007
+                        break
                 except IndexError:
                     del held_out[this]
                     if self._mark != _NEVER:  # looked at after that, see `tell_after`
@@ -241,8 +259,12 @@ class Inbox:
                     if self._wait():
                         continue
                     return
-                if len(messages) <= self._mark:
-                    self._tell()
+                try:
+                    if len(messages) <= self._mark:
+                        self._tell()
+                except BaseException:
+                    messages.appendleft(message)
+                    raise
                 yield message
         finally:
             held_out.pop(this, None)
@@ -253,7 +275,7 @@ class Inbox:
 
     def _wait(self) -> bool:
         """Wait for a message; False if there will be none."""
-        with self._changed:
+        with self._lock:
             self._waiting += 1
             try:
                 # Asked after `_waiting` was counted: a message that is put in later notifies.

@@ -1,16 +1,19 @@
-"""The way to a connected stream: name look-up, TCP, TLS, under one deadline, abortable.
+"""The way to a connected stream: look-up, TCP, proxy, TLS, under one deadline, abortable.
 
 websocket-client can only dial by itself in a way that cannot be interrupted and has one time-out
 per operation. So this module dials, and the library gets the connected socket (see
 `tunnel.transport`). Nothing here blocks in a system call: all waits are polls that the tunnel's
 waker ends. Only the name look-up cannot be interrupted; it runs in a thread of its own, which is
 left behind if nobody waits for it any more.
+
+The addresses of a name are raced (`tunnel.happy_eyeballs`). To a proxy the way is the same; what is
+said there is `tunnel.proxy_handshake`, and TLS with the server goes through what the proxy opened.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import functools
 import ipaddress
 import os
 import socket
@@ -18,15 +21,23 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from tunnel.addresses import TunnelUrl
-from tunnel.errors import ConnectTimeoutError, NetworkError, ProtocolError, TunnelError
-from tunnel.handshake_errors import error_for_status
-from tunnel.stream import Readiness, Stream, wait_for
+from tunnel.connect_race import ConnectRace
+from tunnel.dial_options import DIRECT, DialOptions
+from tunnel.errors import ConnectTimeoutError, NetworkError
+from tunnel.forks import close_in_child
+from tunnel.happy_eyeballs import AddressInfo
+from tunnel.nested_tls import NestedTlsSocket, nesting_context
+from tunnel.proxy import Proxy
+from tunnel.proxy_errors import error_with_proxy
+from tunnel.proxy_handshake import Conversation, conversation
+from tunnel.stream import Readiness, Stream, wait_for, wait_for_any
+from tunnel.tls import check_session, default_context
 from tunnel.waker import Waker
 
-_AddressInfo = tuple[Any, ...]
+_BACKLOG_PAUSE = 0.02
+"""Seconds between two tries at a Unix socket whose backlog is full, which no poll can wait for."""
 
 
 class DialInterrupted(NetworkError):
@@ -77,18 +88,30 @@ class Dial:
         self._waker = waker
         self._interrupted = interrupted
 
-    def open_stream(self, url: TunnelUrl, ssl_context: ssl.SSLContext | None) -> Stream:
+    def open_stream(
+        self,
+        url: TunnelUrl,
+        ssl_context: ssl.SSLContext | None,
+        options: DialOptions = DIRECT,
+    ) -> Stream:
         """Connect to `url`, with TLS if it is a wss one.
 
+        Args:
+            url: The server.
+            ssl_context: For wss; None: one that verifies against the system's certificates.
+            options: How to get there.
+
         Raises:
-            TunnelError: The time was up, or the dial was interrupted.
-            OSError: No address of the name could be reached; the first one's error.
+            TunnelError: The time was up, or the dial was interrupted; the proxy did not open the
+                way; TLS came about in a way that is not allowed.
+            OSError: No address of the name could be reached; the most telling one's error.
             ssl.SSLError: The handshake failed, or the certificate was refused.
         """
-        sock = self._connect_any(self._look_up(url.host, url.port))
+        sock = self._open_way(url, options)
         try:
             if url.is_secure:
-                sock = self._wrap_in_tls(sock, url.host, ssl_context or _default_ssl_context())
+                sock = self._wrap_in_tls(sock, url.host, ssl_context or default_context())
+                check_session(sock, options.pins)
             return Stream(sock, self._waker)
         except BaseException:
             sock.close()
@@ -104,38 +127,64 @@ class Dial:
         if self._interrupted():
             raise DialInterrupted("the dial was called off")
 
-    def wait(
-        self, sock: socket.socket, *, read: bool, write: bool, limit: float = 1e9
-    ) -> Readiness:
-        """Wait for `sock`, until the deadline or for `limit` seconds, whichever is first.
+    def wait(self, sock: socket.socket, *, read: bool, write: bool) -> Readiness:
+        """Wait for `sock`, until the deadline.
 
         Raises:
             TunnelError: The time was up, or the dial was interrupted.
         """
-        end = time.monotonic() + limit
         while True:
             self.check()
             timeout = self.deadline.remaining()
-            share = end - time.monotonic()  # whatever woke it in between, the limit stays the same
-            ready = wait_for(sock, self._waker, read=read, write=write, timeout=min(timeout, share))
+            ready = wait_for(sock, self._waker, read=read, write=write, timeout=timeout)
             if ready.readable or ready.writable:
                 return ready
             if not ready.woken:
-                if timeout > share:
-                    return ready
                 # Judged by the poll's own clock, which no test can freeze.
                 raise self.deadline.exceeded()
 
-    def _look_up(self, host: str, port: int) -> list[_AddressInfo]:
+    def send(self, stream: Stream, data: bytes) -> None:
+        """Write all of `data`.
+
+        Raises:
+            TunnelError: The time was up, or the dial was interrupted.
+            OSError: The connection broke.
+        """
+        view = memoryview(data)
+        while view:
+            taken = stream.send(view)
+            if not taken:
+                self.wait(stream.socket, read=False, write=True)
+            view = view[taken:]
+
+    def receive(self, stream: Stream, size: int) -> bytes:
+        """Read what is there, at most `size` bytes, waiting for the first; ``b""`` at the end.
+
+        Raises:
+            TunnelError: The time was up, or the dial was interrupted.
+            OSError: The connection broke.
+        """
+        while (data := stream.receive(size)) is None:
+            self.wait(stream.socket, read=True, write=False)
+        return data
+
+    # The name
+
+    def _look_up(self, host: str, port: int) -> list[AddressInfo]:
+        self.deadline.step = "name look-up"
         try:
             ipaddress.ip_address(host)
         except ValueError:
             return self._look_up_name(host, port)
         return _resolve(host, port, socket.AI_NUMERICHOST)
 
-    def _look_up_name(self, host: str, port: int) -> list[_AddressInfo]:
-        """Resolve in a thread that may be abandoned: `getaddrinfo` cannot be interrupted."""
-        outcome: list[list[_AddressInfo] | Exception] = []
+    def _look_up_name(self, host: str, port: int) -> list[AddressInfo]:
+        """Resolve in a thread that may be abandoned: `getaddrinfo` cannot be interrupted.
+
+        Without one, when the system has none left or the main thread has ended, it is this thread
+        that waits: better a look-up that nobody can interrupt than none.
+        """
+        outcome: list[list[AddressInfo] | Exception] = []
 
         def resolve() -> None:
             try:
@@ -144,7 +193,10 @@ class Dial:
                 outcome.append(error)
             self._waker.wake()
 
-        threading.Thread(target=resolve, name="tunnel-resolver", daemon=True).start()
+        try:
+            threading.Thread(target=resolve, name="tunnel-resolver", daemon=True).start()
+        except RuntimeError:
+            return _resolve(host, port)
         while not outcome:
             self.check()
             if not outcome and not self._waker.event.wait(self.deadline.remaining()):
@@ -154,41 +206,110 @@ class Dial:
             raise result
         return result
 
-    def _connect_any(self, addresses: list[_AddressInfo]) -> socket.socket:
-        """Try the addresses in turn, each with its share of the time that is left."""
-        self.deadline.step = "TCP connect"
-        first_error: OSError | None = None
-        for position, address in enumerate(addresses):
-            share = self.deadline.remaining() / (len(addresses) - position)
-            try:
-                return self._connect_one(address, share)
-            except OSError as error:
-                first_error = first_error or error
-        raise first_error or OSError(errno.EADDRNOTAVAIL, "the name has no address")
+    # The way
 
-    def _connect_one(self, address: _AddressInfo, share: float) -> socket.socket:
-        family, kind, protocol, _, target = address
-        sock = socket.socket(family, kind, protocol)
+    def _open_way(self, url: TunnelUrl, options: DialOptions) -> socket.socket:
+        """What TLS, or the upgrade, can begin on."""
+        if options.unix_socket is not None:
+            return self._connect_unix(options.unix_socket, options)
+        if options.proxy is not None:
+            return self._pass_proxy(options.proxy, url, options)
+        return self._connect_any(self._look_up(url.host, url.port), options)
+
+    def _connect_any(self, addresses: list[AddressInfo], options: DialOptions) -> socket.socket:
+        """Race the addresses (`tunnel.happy_eyeballs`); the first one that connects wins."""
+        self.deadline.step = "TCP connect"
+        race = ConnectRace(addresses, options)
         try:
-            sock.setblocking(False)
-            _set_options(sock)
-            error = sock.connect_ex(target)
-            if error in (errno.EINPROGRESS, errno.EWOULDBLOCK):
-                if not self.wait(sock, read=False, write=True, limit=share).writable:
-                    raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-                error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if error:
-                raise OSError(error, os.strerror(error))
-            return sock
-        except BaseException:
-            sock.close()
-            raise
+            while True:
+                self.check()
+                winner = race.start_due(time.monotonic())
+                error = race.error()
+                if error is not None:
+                    raise error
+                winner = winner or self._await_winner(race)
+                if winner is not None:
+                    return winner
+        finally:
+            race.close()
+
+    def _await_winner(self, race: ConnectRace) -> socket.socket | None:
+        """Wait for something to happen in the race: a success, a failure, or the next start."""
+        timeout = self.deadline.remaining()
+        pause = race.pause(time.monotonic())
+        share = timeout if pause is None else min(pause, timeout)
+        ready, woken = wait_for_any(race.sockets, self._waker, share)
+        if not ready and not woken:
+            if share == timeout:
+                raise self.deadline.exceeded()
+            race.expire()  # by the poll's own clock, as above
+        return race.settle(ready)
+
+    def _connect_unix(self, path: str, options: DialOptions) -> socket.socket:
+        self.deadline.step = "connect to the Unix socket"
+        while True:
+            sock = options.make_socket(socket.AF_UNIX)
+            try:
+                error = sock.connect_ex(path)
+                if not error:
+                    return sock
+                if error != errno.EAGAIN:  # its backlog is full
+                    raise OSError(error, os.strerror(error))
+                sock.close()
+            except BaseException:
+                sock.close()
+                raise
+            self.check()
+            self._waker.event.wait(min(_BACKLOG_PAUSE, self.deadline.remaining()))
+
+    # The proxy
+
+    def _pass_proxy(self, proxy: Proxy, url: TunnelUrl, options: DialOptions) -> socket.socket:
+        host = url.host
+        if proxy.wants_address:
+            host = proxy.chosen_address(self._look_up(url.host, url.port))
+        try:
+            sock = self._connect_any(self._look_up(proxy.host, proxy.port), options)
+            try:
+                if proxy.scheme == "https":
+                    sock = self._wrap_in_tls(sock, proxy.host, nesting_context())
+                    check_session(sock)
+                self.deadline.step = "proxy handshake"
+                self._converse(sock, conversation(proxy, host, url.port))
+                return sock
+            except BaseException:
+                sock.close()
+                raise
+        except OSError as error:
+            # Without its frames: they hold what was said, and with it the credentials.
+            raise error_with_proxy(str(proxy), error) from error.with_traceback(None)
+
+    def _converse(self, sock: socket.socket, talk: Conversation) -> None:
+        """Say and hear what the conversation wants."""
+        stream = Stream(sock, self._waker)
+        wanted = next(talk)
+        with contextlib.suppress(StopIteration):
+            while True:
+                if isinstance(wanted, int):
+                    wanted = talk.send(self.receive(stream, wanted))
+                else:
+                    self.send(stream, wanted)
+                    wanted = next(talk)
+
+    # TLS
 
     def _wrap_in_tls(
         self, sock: socket.socket, host: str, context: ssl.SSLContext
     ) -> ssl.SSLSocket:
         self.deadline.step = "TLS handshake"
-        wrapped = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+        # In a certificate an absolute name has no dot at its end (RFC 6066, section 3), and an
+        # address no zone: that means something on this machine alone.
+        host = host.partition("%")[0].removesuffix(".")
+        if isinstance(sock, NestedTlsSocket):
+            wrapped: ssl.SSLSocket = sock.nest(context, host)
+        else:
+            wrapped = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+            close_in_child(wrapped)  # the descriptor is its own now
         try:
             while True:
                 try:
@@ -203,114 +324,5 @@ class Dial:
             raise
 
 
-class HandshakeSocket:
-    """What websocket-client takes for a socket while it speaks HTTP.
-
-    The library reads its answer byte by byte from a blocking socket with a time-out per call. This
-    reads ahead, under the dial's deadline, interruptibly, and no more than `limit` bytes. What was
-    read beyond the end of the headers belongs to the WebSocket: see `rest`. The body of a refusal,
-    which the library would wait for, is not read: it may be long or never come, and is not used.
-
-    Two faults of the library's request are put right on its way through: it drops the parameters
-    of a path (``/a;b=1``), and encodes header values as UTF-8, not as Latin-1 (RFC 7230, 3.2.4).
-
-    Args:
-        stream: Connected.
-        dial: Gives the deadline, and says when to stop.
-        resource: What is requested, as it is to be on the wire.
-        limit: Bytes that the answer may have.
-    """
-
-    def __init__(self, stream: Stream, dial: Dial, resource: str, limit: int) -> None:
-        self._stream = stream
-        self._dial = dial
-        self._resource = resource
-        self._limit = limit
-        self._buffer = b""
-        self._position = 0
-        self._line = bytearray()  # the header line that is being read
-        self._lines: list[str] = []  # those before it
-        self._has_headers = False
-        dial.deadline.step = "WebSocket upgrade"
-
-    @property
-    def rest(self) -> bytes:
-        """The bytes that were read and not asked for."""
-        return self._buffer[self._position :]
-
-    def recv(self, size: int) -> bytes:
-        """Read as `socket.recv` does, waiting for the first byte.
-
-        Raises:
-            TunnelError: The time was up, the dial was interrupted, or the answer is too long; or
-                this would be a body: then the error is that of the answer's status.
-        """
-        if self._has_headers:
-            raise self._refusal()
-        if self._position == len(self._buffer):
-            self._buffer, self._position = self._read(), 0
-        data = self._buffer[self._position : self._position + size]
-        self._position += len(data)
-        self._note(data)
-        return data
-
-    def send(self, data: bytes) -> int:
-        """Write the request, all of it."""
-        _, _, headers = data.decode("utf-8").partition("\r\n")
-        request = f"GET {self._resource} HTTP/1.1\r\n{headers}".encode("latin-1")
-        view = memoryview(request)
-        while view:
-            taken = self._stream.send(view)
-            if not taken:
-                self._dial.wait(self._stream.socket, read=False, write=True)
-            view = view[taken:]
-        return len(data)
-
-    def gettimeout(self) -> float:
-        """Not zero, so that the library takes `recv` for a blocking one."""
-        return self._dial.deadline.remaining()
-
-    def close(self) -> None:
-        """The library closes what failed; the transport owns the stream and does it itself."""
-
-    def _note(self, data: bytes) -> None:
-        """Keep the headers, in which the library (by one byte at a time) has found no fault."""
-        self._line += data
-        if data.endswith(b"\n"):
-            line = self._line.decode("latin-1").strip()
-            self._line.clear()
-            self._lines.append(line)
-            self._has_headers = not line
-
-    def _refusal(self) -> TunnelError:
-        status = int(self._lines[0].split()[1])
-        fields = (line.partition(":") for line in self._lines[1:])
-        return error_for_status(status, {name: value.strip() for name, _, value in fields})
-
-    def _read(self) -> bytes:
-        if self._limit <= 0:
-            raise ProtocolError("the server's answer to the upgrade does not come to an end")
-        while True:
-            chunk = self._stream.receive(min(4096, self._limit))
-            if chunk is not None:
-                self._limit -= len(chunk)
-                return chunk
-            self._dial.wait(self._stream.socket, read=True, write=False)
-
-
-def _resolve(host: str, port: int, flags: int = 0) -> list[_AddressInfo]:
-    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-
-
-def _set_options(sock: socket.socket) -> None:
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # The kernel's own probes are a second net below the heartbeat, for those who turn that off.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-
-
-@functools.lru_cache(maxsize=1)
-def _default_ssl_context() -> ssl.SSLContext:
-    """One for all tunnels: loading the system's certificates takes some 20 ms."""
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
+def _resolve(host: str, port: int, flags: int = 0) -> list[AddressInfo]:
+    return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags))

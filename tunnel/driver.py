@@ -19,15 +19,18 @@ and never of one that was obeyed before it began.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from random import Random
 from typing import Any
 from uuid import uuid4
 
 from loguru import logger
 
+from tunnel.callback_lane import CallbackLane
 from tunnel.clock import Clock
 from tunnel.config import TunnelConfig
 from tunnel.connection_recovery import ConnectionRecovery
@@ -37,30 +40,37 @@ from tunnel.dial import DialInterrupted
 from tunnel.errors import (
     InvalidStateError,
     MaxReconnectAttemptsExceededError,
+    ResourceExhaustedError,
     SessionLostError,
+    TokenExpiredError,
     TunnelError,
 )
 from tunnel.events import ConnectionEventType
 from tunnel.lifecycle import TunnelConnectionState, TunnelTrigger
 from tunnel.link import Link, LinkEnd
 from tunnel.metrics_collector import MetricsCollector
+from tunnel.network_follower import NetworkFollower, ObservedChange
+from tunnel.network_watch import NetworkWatch, watch_of
 from tunnel.reconnection_manager import ReconnectionAttempt, ReconnectionManager
 from tunnel.request_queue import RequestQueue
 from tunnel.requests import (
+    CallbackFailed,
     CancelConnect,
     Close,
     Connect,
+    Greeted,
     NetworkChange,
     Reconnect,
     Request,
     Target,
 )
+from tunnel.secrets import bare
 from tunnel.session_channel import SessionChannel
 from tunnel.session_frames import Parcel
 from tunnel.session_handshake import SessionHandshake
 from tunnel.session_keeper import SessionKeeper
 from tunnel.state_effects import StateEffects
-from tunnel.transport import Transport
+from tunnel.transport import DialRequest, Transport
 from tunnel.waker import Waker
 from tunnel.worker import Worker
 
@@ -76,16 +86,18 @@ class Driver(StateEffects):
         config: The settings to begin with.
         queue: Where messages wait.
         delivery: Where messages go.
+        lane: Where callbacks wait for the thread.
         metrics: Counts what happens.
         clock: The source of time.
         rng: The source of jitter; None: its own.
         new_transport: Makes a transport for each dial.
-        on_connected: Called on each new link before the queue is flushed, with whether a session
-            was resumed.
-        on_session_lost: Called before that, if a session could not be.
+        on_connected: Called through the lane on each new link before the queue is flushed, with
+            whether a session was resumed; None: the application has nothing to say.
+        on_session_lost: Called before that, if a session could not be; it must not block.
         on_answer: Called with each answer to a request; see `SessionChannel`.
         on_start: Called when the tunnel's thread begins, perhaps to work on a connection.
         on_rest: Called when nobody works on a connection any more.
+        watch: Says when the machine's network changes; None: the one that goes with the clock.
 
     Attributes:
         tracker: The model of the machine. For reading from any thread.
@@ -95,7 +107,6 @@ class Driver(StateEffects):
         recovery: Brings lost connections back. For asking from any thread.
         config: The present settings. For reading from any thread.
         is_closing: Whether the application has asked for the end. For reading from any thread.
-        is_greeting: Whether `on_connected` is running.
         last_error: Why the last connection, or attempt at one, failed. For reading from any thread.
     """
 
@@ -105,19 +116,22 @@ class Driver(StateEffects):
         *,
         queue: RequestQueue,
         delivery: Delivery,
+        lane: CallbackLane,
         metrics: MetricsCollector,
         clock: Clock,
         rng: Random | None,
         new_transport: Callable[[Waker], Transport],
         waker: Waker,
-        on_connected: Callable[[bool], None],
+        on_connected: Callable[[bool], None] | None,
         on_session_lost: Callable[[SessionLostError], None],
         on_answer: Callable[[Parcel], None],
         on_start: Callable[[], None],
         on_rest: Callable[[], None],
+        watch: NetworkWatch | None = None,
     ) -> None:
         self._queue = queue
         self._delivery = delivery
+        self._lane = lane
         self._metrics = metrics
         self._clock = clock
         self._rng = rng
@@ -141,17 +155,21 @@ class Driver(StateEffects):
         self.tracker = ConnectionStateTracker(config.max_event_history, clock=clock, effects=self)
         self.link: Link | None = None
         self.is_closing = False
-        self.is_greeting = False
         self.last_error: TunnelError | None = None
+        self._begun: Connect | None = None  # the last that was not refused
         self._target: Target | None = None
         self._activity: Callable[[], None] | None = None
         self._opened: Transport | None = None  # dialled, and not a link yet
         self._waiting: list[Future[None]] = []  # for the connection
-        self._greeted: Link | None = None  # the link on which the application has gone first
+        self._greeted: Link | None = None  # the link on which the application goes, or went, first
+        self._greeter: tuple[int, Link] | None = None  # the thread that is in `on_connected`
+        self._has_greeted = False  # it has gone first on the present link
         self._closing: list[Close] = []  # who waits for its end; the strictest terms hold
         self._hurry = False  # the next dial of a recovery is wanted at once
         self._has_asked = False  # the peer of a session, to acknowledge before the end
-        self._offline = False  # the application has said that there is no network
+        self._offline = False  # the application has said so; guarded by the lock
+        self._is_asked_to_wait = False  # by the server, when the last dial failed
+        self._network = NetworkFollower(self.post, clock, watch or watch_of(clock))
         self._attempt: ReconnectionAttempt | None = None
         self.configure(config)
         self.recovery = self._make_recovery()
@@ -178,11 +196,16 @@ class Driver(StateEffects):
             if isinstance(request, Connect):
                 self._begin(request)
             elif isinstance(request, CancelConnect):
-                self._cancel()
+                if request.connect is self._begun:  # else it was refused, or never came here
+                    self._cancel()
             elif isinstance(request, Close):
                 self._close(request)
             elif isinstance(request, Reconnect):
                 self._reconnect(request)
+            elif isinstance(request, Greeted):
+                self._open_queue(request.link)
+            elif isinstance(request, CallbackFailed):
+                raise request.error
             else:
                 self._change_network(request)
         except BaseException as error:
@@ -193,6 +216,7 @@ class Driver(StateEffects):
             self._refuse(request)
             return
         self._disappoint()  # whoever waited for the connection before this one
+        self._begun = request
         self._target = request.target
         self._waiting.append(request.outcome)
         self.last_error = None
@@ -231,16 +255,30 @@ class Driver(StateEffects):
 
     def _change_network(self, request: NetworkChange) -> None:
         self._record_network(request)
-        if not request.is_connected:
-            return
+        is_doubtful = request.is_connected  # the route of a live link may be another one now
+        if isinstance(request, ObservedChange):
+            is_doubtful = not request.is_reminder  # or gone
+        is_down = self.tracker.state is _S.RECONNECTING or self._is_exhausted()
         if self.link is not None:
-            self.link.challenge()  # the route may be another one
-        elif self.tracker.state is _S.ERROR and self._was_exhausted():
+            if is_doubtful:
+                self.link.challenge()
+        elif is_down and self._is_return(request):
             self._recover_at_once(manual=False)
+
+    def _is_return(self, change: NetworkChange) -> bool:
+        """Whether it is time for an attempt, since there is a network again.
+
+        What is seen counts less than what the application says, and what the server has asked for.
+        """
+        if isinstance(change, ObservedChange) and (self._offline or self._is_asked_to_wait):
+            return False
+        return change.is_connected
 
     def _recover_at_once(self, *, manual: bool) -> None:
         """Dial without a delay; `manual`: whatever the settings say."""
-        if self._target is not None and self.tracker.state in _AT_REST:
+        if self.tracker.state is _S.RECONNECTING:
+            self._hurry = True  # the recovery is about to begin
+        elif self._target is not None and self.tracker.state in _AT_REST:
             self._hurry = self.tracker.fire(_T.RECOVER, manual=manual, quiet=True)
 
     # Settings
@@ -292,14 +330,19 @@ class Driver(StateEffects):
 
     def _poke(self, request: Request) -> None:
         """Tell a recovery that is under way at once. Needs the lock. From any thread."""
-        if isinstance(request, (Close, CancelConnect)):
+        if isinstance(request, Close):
             self._manager.cancel()
+        elif isinstance(request, CancelConnect):
+            if request.connect is self._begun:
+                self._manager.cancel()
         elif isinstance(request, Reconnect):
             self._manager.retry_now()
         elif isinstance(request, NetworkChange):
-            if request.is_connected:
+            if not isinstance(request, ObservedChange):
+                self._offline = not request.is_connected
+            if self._is_return(request):
                 self._manager.retry_now()
-            else:
+            elif self._offline:
                 self._manager.pause()
 
     def _absorb(self) -> bool:
@@ -313,16 +356,18 @@ class Driver(StateEffects):
             requests = tuple(mailbox)
             for request in requests:
                 self._poke(request)
-                if not isinstance(request, (Close, CancelConnect)):  # these are for after the dial
-                    mailbox.remove(request)
+                if isinstance(request, (Connect, NetworkChange, Reconnect)):
+                    mailbox.remove(request)  # the others are for after the dial
         interrupted = False
         for request in requests:
+            if isinstance(request, (Greeted, CallbackFailed)):
+                continue
+            if isinstance(request, CancelConnect) and request.connect is not self._begun:
+                continue
             if isinstance(request, Connect):
                 self._refuse(request)
             elif isinstance(request, NetworkChange):
-                self._record_network(request)
-                self._hurry = request.is_connected
-                interrupted |= request.is_connected
+                interrupted |= self._take_note(request)
             else:
                 interrupted = True
             if isinstance(request, Reconnect):
@@ -330,18 +375,41 @@ class Driver(StateEffects):
                 self._hurry = True
         return interrupted
 
+    def _take_note(self, change: NetworkChange) -> bool:
+        """Returns whether a dial under way has lost its purpose."""
+        self._record_network(change)
+        is_return = self._is_return(change)
+        if is_return or not isinstance(change, ObservedChange):
+            self._hurry = is_return
+        return is_return and not (isinstance(change, ObservedChange) and change.is_reminder)
+
     # Activities
 
     def act(self) -> bool:
         """See `tunnel.worker.Work`."""
         try:
             self._tell_of_loss()
-            if self._activity is None:
-                return False
-            self._activity()
+            if not self._lane.is_ready:
+                if self._activity is None:
+                    return False
+                self._activity()
+            if self._lane.is_ready:
+                self.worker.call(self._lane.run)
+                if self.worker.is_superseded:  # whoever reads now can acknowledge, or end a session
+                    self._waker.wake()
         except BaseException as error:
-            self._survive(error)
+            if self.worker.is_superseded:
+                self._post_from_lane(CallbackFailed(error))
+            else:
+                self._survive(error)
         return True
+
+    def _post_from_lane(self, request: Greeted | CallbackFailed) -> None:
+        """Tell the tunnel's thread, which may be another one by now, or have ended."""
+        try:
+            self.worker.post(request)
+        except ResourceExhaustedError as error:  # at the end of the program, perhaps
+            logger.warning("{} comes too late: {}", type(request).__name__, error)
 
     def _survive(self, error: BaseException) -> None:
         """A bug of ours must end the link, not leave it half alive; nor the mail unread.
@@ -349,16 +417,22 @@ class Driver(StateEffects):
         The same goes for a callback that wants to end its thread, as `sys.exit` does.
         """
         logger.opt(exception=error).error("the tunnel failed")
+        failure = TunnelError(f"a callback raised {type(error).__name__}")
         if isinstance(error, Exception):
-            self._fail(TunnelError.from_exception(error))
-        else:
-            self._fail(TunnelError(f"a callback raised {type(error).__name__}"))
+            with suppress(BaseException):  # its __str__ may raise anything
+                failure = TunnelError.from_exception(error)
+        try:
+            self._fail(failure)
+        except Exception:  # the state has changed even so, and the thread has to go on
+            logger.exception("the tunnel could not give everything back")
         if not self.worker.is_threaded:
             raise error  # whoever drives the tunnel, a test, wants to know
 
     def rest(self) -> None:
         """See `tunnel.worker.Work`."""
         self._waker.close()
+        if not self._is_exhausted():  # else the network may bring the connection back
+            self._network.end()
         self._disappoint()
         if self._target is not None:  # until the first connect it may still come
             self._on_rest()
@@ -386,21 +460,45 @@ class Driver(StateEffects):
 
     def _dial(self) -> Transport:
         """Dial, and remember why that failed."""
-        self._hurry = False  # this is the dial that was wanted
+        self._hurry = self._is_asked_to_wait = False  # this is the dial that was wanted
         try:
             return self._open()
         except DialInterrupted:
             raise
         except TunnelError as error:
-            self.last_error = error
+            self.last_error = bare(error)  # its frames hold what was said in the handshake
+            self._is_asked_to_wait = error.retry_after is not None
             raise
 
     def _open(self) -> Transport:
+        """Dial; once more if the token had expired and there is another one."""
         assert self._target is not None
+        request = self._dial_request(self._target)
+        try:
+            return self._open_as(request)
+        except TokenExpiredError:
+            renewed = self._renewed(self._target, request)
+            if renewed is None:
+                raise
+        logger.info("the token has expired; trying the next one")
+        return self._open_as(renewed)
+
+    def _dial_request(self, target: Target) -> DialRequest:
+        config = self.config
+        wants_session = config.resume != "off"
+        request = target.dial_request(config.connect_timeout, wants_session=wants_session)
+        return dataclasses.replace(request, max_header_size=config.max_header_size)
+
+    def _renewed(self, target: Target, refused: DialRequest) -> DialRequest | None:
+        """The same with another token; None: there is only the one that was refused."""
+        if not callable(target.token):
+            return None
+        request = self._dial_request(target)
+        return None if request.headers == refused.headers else request
+
+    def _open_as(self, request: DialRequest) -> Transport:
         config = self.config
         deadline = self._clock.monotonic() + config.connect_timeout
-        wants_session = config.resume != "off"
-        request = self._target.dial_request(config.connect_timeout, wants_session=wants_session)
         transport = self._new_transport(self._waker)
         transport.open(request, self._absorb)
         try:
@@ -421,20 +519,41 @@ class Driver(StateEffects):
         """
         link = self._greeted = self.link
         assert link is not None
-        self.is_greeting = True
-        try:
-            self._on_connected(self._keeper.is_resumed)
-        except Exception:
-            logger.exception("on_connected raised; the queue is flushed all the same")
-        finally:
-            self.is_greeting = False
+        on_connected, is_resumed = self._on_connected, self._keeper.is_resumed
+        if on_connected is None:  # then the queue need not wait for another callback that is slow
+            self._open_queue(link)
+            return
+
+        def greet() -> None:
+            self._greeter = threading.get_ident(), link
+            try:
+                on_connected(is_resumed)
+            except Exception:
+                logger.exception("on_connected raised; the queue is flushed all the same")
+            finally:
+                self._greeter = None
+            if link is self.link:  # else it may be that nobody is there who could hear of it
+                self._post_from_lane(Greeted(link))
+
+        self._lane.add(greet)
+
+    @property
+    def greeting(self) -> Link | None:
+        """The link for which the calling thread is in `on_connected`; None: it is not."""
+        greeter, link = self._greeter or (None, None)
+        return link if greeter == threading.get_ident() else None
+
+    def _open_queue(self, link: Link) -> None:
+        if link is not self.link:
+            return  # lost meanwhile; there will be another greeting
+        self._has_greeted = True
         link.open_queue()
         waiting, self._waiting = self._waiting, []
         for outcome in waiting:
             _settle(outcome)
 
     def _tell_of_loss(self) -> None:
-        """The application hears what became of its messages before anything else is done.
+        """The application hears what became of its messages before it hears anything else.
 
         Also if there never will be another link, on which it could hear of it.
         """
@@ -444,10 +563,7 @@ class Driver(StateEffects):
         metadata = {"unacknowledged": len(error.unacknowledged)}
         self.tracker.record(ConnectionEventType.SESSION_LOST, error.message, metadata)
         self._metrics.record_error(error.code)
-        try:
-            self._on_session_lost(error)
-        except Exception:
-            logger.exception("on_session_lost raised; its messages count as reported")
+        self._on_session_lost(error)
 
     def _read(self) -> None:
         assert self.link is not None
@@ -460,6 +576,7 @@ class Driver(StateEffects):
 
     def _lose(self, end: LinkEnd) -> None:
         error = self.last_error = end.error
+        self._is_asked_to_wait = error is not None and error.retry_after is not None
         if error is not None:
             self._metrics.record_error(error.code)
         if error is not None and not error.is_retryable:
@@ -512,6 +629,8 @@ class Driver(StateEffects):
     def _is_drained(self) -> bool:
         """Whether all is written; with a session, all acknowledged, and its end told."""
         assert self.link is not None
+        if not self._has_greeted:  # `on_connected` is slow, and may still say something
+            return False
         if self.channel.is_ended:  # what is queued now came too late
             return not self.link.writer.has_work
         if self._queue.size:
@@ -521,6 +640,8 @@ class Driver(StateEffects):
                 self._has_asked = True
                 self.link.ask()
             return False
+        if self.channel.session is not None and not self._lane.is_idle:
+            return False  # callbacks have what the peer would count as not delivered
         frame = self._keeper.end()
         if frame is not None:
             self.link.end_session(frame)
@@ -564,6 +685,7 @@ class Driver(StateEffects):
 
     def on_enter_connecting(self, **data: Any) -> None:
         """The first dial."""
+        self._follow_network()
         self._activity = self._dial_first
 
     def on_enter_connected(self, **data: Any) -> None:
@@ -581,6 +703,7 @@ class Driver(StateEffects):
             channel=self.channel if self._handshake is not None else None,
             handshake=self._handshake,
         )
+        self._network.connected(self._opened)
         self._opened = self._handshake = None
         self._metrics.record_connected()
         self.last_error = None
@@ -590,6 +713,7 @@ class Driver(StateEffects):
         """The backoff: waits and dials."""
         if self._recovery_config is not self.config:
             self.recovery = self._make_recovery()
+        self._follow_network()
         self._activity = self._recover
 
     def on_enter_closing(self, **data: Any) -> None:
@@ -603,8 +727,10 @@ class Driver(StateEffects):
     def on_enter_disconnected(self, **data: Any) -> None:
         """Nothing."""
         self.is_closing = False
-        self._let_go()
-        self._finish_closing()
+        try:
+            self._let_go()
+        finally:
+            self._finish_closing()
 
     def on_enter_error(self, **data: Any) -> None:
         """Nothing."""
@@ -617,8 +743,9 @@ class Driver(StateEffects):
 
     def _let_go(self) -> None:
         self._activity = None
+        self._network.lost()
         link, self.link = self.link, None
-        self._greeted = None
+        self._greeted, self._has_greeted = None, False
         try:
             if link is not None:
                 self._metrics.record_disconnected()
@@ -637,14 +764,23 @@ class Driver(StateEffects):
         for request in closing:
             request.done.set()
 
-    def _was_exhausted(self) -> bool:
-        return isinstance(self.last_error, MaxReconnectAttemptsExceededError)
+    def _is_exhausted(self) -> bool:
+        is_exhausted = isinstance(self.last_error, MaxReconnectAttemptsExceededError)
+        return is_exhausted and self.tracker.state is _S.ERROR
+
+    def _follow_network(self) -> None:
+        if self._target is not None and self.config.watch_network:
+            self._network.follow(self._target.url.host)
 
     def _record_network(self, change: NetworkChange) -> None:
-        self._offline = not change.is_connected
+        message = "the network is back" if change.is_connected else "the network is gone"
+        if isinstance(change, ObservedChange):
+            if change.is_reminder:
+                return
+            message = change.message
         self.tracker.record(
             ConnectionEventType.NETWORK_CHANGED,
-            "the network is back" if change.is_connected else "the network is gone",
+            message,
             {"is_connected": change.is_connected, "network_type": change.network_type},
         )
 

@@ -26,7 +26,8 @@ class EventStream(Iterator[ConnectionEvent]):
     """
 
     def __init__(self) -> None:
-        self._condition = threading.Condition(threading.Lock())  # guards all below
+        self._lock = threading.Lock()  # guards all below
+        self._condition = threading.Condition(self._lock)
         self._unread: deque[ConnectionEvent] = deque(maxlen=STREAM_LIMIT)
         self._closed = False
         self._missed = 0
@@ -34,23 +35,23 @@ class EventStream(Iterator[ConnectionEvent]):
     @property
     def missed(self) -> int:
         """How many events were let go because nobody read them in time."""
-        with self._condition:
+        with self._lock:
             return self._missed
 
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
-        with self._condition:
+        with self._lock:
             return self._closed
 
     def close(self) -> None:
         """Take no more events, and wake whoever waits for one. Closing twice does no harm."""
-        with self._condition:
+        with self._lock:
             self._closed = True
             self._condition.notify_all()
 
     def __next__(self) -> ConnectionEvent:
-        with self._condition:
+        with self._lock:
             while not self._unread:
                 if self._closed:
                     raise StopIteration
@@ -70,7 +71,7 @@ class EventStream(Iterator[ConnectionEvent]):
 
     def _feed(self, event: ConnectionEvent) -> bool:
         """Append an event. Returns whether the stream wants more."""
-        with self._condition:
+        with self._lock:
             if self._closed:
                 return False
             if len(self._unread) == STREAM_LIMIT:
@@ -155,18 +156,20 @@ class EventLog:
     def deliver(self) -> None:
         """Tell the subscribers what they were not told yet. To be called without any lock held."""
         while True:
-            with self._lock:
-                if self._delivering or not self._untold:
-                    return
-                self._delivering = True
-                event, subscribers = self._untold.pop(0)
+            is_mine = False
             try:
+                with self._lock:
+                    if self._delivering or not self._untold:
+                        return
+                    self._delivering = is_mine = True
+                    event, subscribers = self._untold.pop(0)
                 for token, callback in subscribers.items():
                     if token in self._subscribers:
                         _call(callback, event)
-            finally:
-                with self._lock:
-                    self._delivering = False
+            finally:  # also if Ctrl-C comes on the way out of the lock
+                if is_mine:
+                    with self._lock:
+                        self._delivering = False
 
 
 def _feed(reference: weakref.ref[EventStream], event: ConnectionEvent) -> bool:

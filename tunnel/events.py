@@ -89,7 +89,7 @@ class ConnectionEvent:
                 data["message"],
                 data["metadata"],
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as exc:
             raise ValueError(f"this is not an event: {exc!r}") from exc
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -16,10 +16,8 @@ the log with what the parent has committed. So the child's copy is never closed.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
-import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -28,6 +26,7 @@ from operator import itemgetter
 from typing import Any, TypeAlias
 
 from tunnel.errors import InvalidStateError
+from tunnel.forks import disown, register
 
 Statement: TypeAlias = tuple[str, Sequence[tuple[Any, ...]]]
 """SQL, and the rows of parameters to run it with."""
@@ -35,7 +34,6 @@ Statement: TypeAlias = tuple[str, Sequence[tuple[Any, ...]]]
 _MOST_INTERRUPTIONS = 100  # more in one commit are none; a thread must not go round for ever
 _SQL = itemgetter(0)
 _CLOSED = "the queue is closed"
-_FOREIGN = "the queue belongs to the process that opened it, of which this one is a fork"
 
 
 class Change:
@@ -77,8 +75,7 @@ class GroupCommit:
         self._connection: sqlite3.Connection | None = connection
         self._file = threading.Lock()  # guards the use of the connection
         self._pending: deque[Change] = deque()  # anybody appends; removed with `_file` held
-        self._why_closed = _CLOSED
-        _groups.add(self)
+        register(self)
 
     def post(self, change: Change) -> None:
         """Have a change committed before all that are posted later, by whoever does that."""
@@ -124,7 +121,7 @@ class GroupCommit:
 
     def _open_connection(self) -> sqlite3.Connection:
         if self._connection is None:
-            raise InvalidStateError(self._why_closed)
+            raise InvalidStateError(_CLOSED)
         return self._connection
 
     def _commit_pending(self) -> None:
@@ -152,9 +149,7 @@ class GroupCommit:
         if self._connection is not None:
             # One reference that nobody gives back.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
-            self._connection = None
-            self._why_closed = _FOREIGN
-        self._file = threading.Lock()  # a thread that is not here may have had it
+        disown(self)
 
 
 def _shorten_log(connection: sqlite3.Connection) -> None:
@@ -188,15 +183,3 @@ def _commit(connection: sqlite3.Connection, changes: Iterable[Change]) -> Except
             connection.rollback()
         return error
     return None
-
-
-_groups: weakref.WeakSet[GroupCommit] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for group in list(_groups):
-        group.leave_to_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -44,16 +44,21 @@ def error_for_status(
     offer version 13 are a `ProtocolVersionError`. All others, redirects too, which are not
     followed, are a `HandshakeRejectedError`.
 
+    A `Retry-After` that is a date is compared with the answer's own `Date`, if it has one: one of
+    the two clocks may be wrong, and the server's own one is the one it meant.
+
     Args:
         status: The HTTP status.
         headers: The answer's headers; their names may be in any case.
-        now: The present Unix time in seconds. Default: the system's.
+        now: The present Unix time in seconds, for an answer without a date. Default: the system's.
     """
     fields = {name.lower(): value for name, value in (headers or {}).items()}
     text = f"the server answered the WebSocket upgrade with HTTP {_described(status)}"
     if status in (401, 403, 407):
         return _authentication_error(status, text, fields)
     if status in (408, 425, 429) or 500 <= status <= 599:
+        said_at = _moment(fields.get("date"))
+        now = now if said_at is None else said_at
         delay = parse_retry_after(fields.get("retry-after"), now=now)
         if delay is not None:
             text += f" and asks to wait {delay:.0f} s"
@@ -85,14 +90,21 @@ def parse_retry_after(value: str | None, *, now: float | None = None) -> float |
     if re.fullmatch(r"[0-9]+", text):
         # Digits without end are not converted at all.
         return min(float(text), MAX_RETRY_AFTER) if len(text) <= 10 else MAX_RETRY_AFTER
+    moment = _moment(text)
+    if moment is None:
+        return None
+    return min(max(moment - (time.time() if now is None else now), 0.0), MAX_RETRY_AFTER)
+
+
+def _moment(text: str | None) -> float | None:
+    """An HTTP date (RFC 9110, section 5.6.7) as Unix time; None for what is none."""
     try:
-        moment = parsedate_to_datetime(text[:64])
-        if moment.tzinfo is None:  # the asctime form of an HTTP date, which is in UTC
+        moment = parsedate_to_datetime((text or "")[:64])
+        if moment.tzinfo is None:  # the asctime form, which is in UTC
             moment = moment.replace(tzinfo=timezone.utc)
-        delay = moment.timestamp() - (time.time() if now is None else now)
+        return moment.timestamp()
     except (TypeError, ValueError, OverflowError, IndexError):
         return None
-    return min(max(delay, 0.0), MAX_RETRY_AFTER)
 
 
 def _described(status: int) -> str:

@@ -22,6 +22,8 @@ from tunnel.errors import (
     QueueFullError,
     TunnelError,
 )
+from tunnel.exits import disconnect_at_exit
+from tunnel.forks import disown, is_inherited, register
 from tunnel.link import Link
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.outbox import Message
@@ -56,7 +58,8 @@ class HeartbeatWebSocket:
         subprotocols: Offered in this order.
         ssl_context: For wss; None: one that verifies against the system's certificates.
         **settings: Of `TunnelConfig`, as far as they are about one connection: `connect_timeout`,
-            `max_message_size`, `receive_high_water`, `max_queue_size`.
+            `max_message_size`, `max_fragments`, `max_header_size`, `receive_high_water`,
+            `max_queue_size`.
 
     Raises:
         ConfigurationError, TypeError: An argument is wrong.
@@ -89,6 +92,7 @@ class HeartbeatWebSocket:
                 validate_subprotocols(subprotocols),
                 ssl_context,
                 config.connect_timeout,
+                config.max_header_size,
             )
         self._queue = RequestQueue(config.max_queue_size, clock=self._clock)
         self._inbox = Inbox(config.receive_high_water, self._transport.waker.wake)
@@ -102,6 +106,8 @@ class HeartbeatWebSocket:
             on_log,
         )
         self._sender = Sender(self._watch, self._queue, self._clock)
+        register(self)
+        disconnect_at_exit(self)
 
     def __enter__(self) -> HeartbeatWebSocket:
         self.start()
@@ -113,7 +119,8 @@ class HeartbeatWebSocket:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        if not is_inherited(self):  # a forked child has nothing to end
+            self.close()
 
     def start(self) -> None:
         """Connect, if that is not done, and begin to read and to watch.
@@ -155,8 +162,7 @@ class HeartbeatWebSocket:
         self._watch.call_off()
         if not worker.is_running:
             return
-        deadline = self._clock.monotonic() + timeout
-        request = Close(True, deadline)
+        request = Close(True, self._clock.monotonic() + timeout)
         worker.post(request)
         if not worker.is_own_thread:
             if not worker.wait(request.done, timeout):
@@ -173,6 +179,16 @@ class HeartbeatWebSocket:
         """The connection's thread; for `tunnel.testing.drive`."""
         return self._watch.worker
 
+    def post_close(self, request: Close) -> None:
+        """Ask for the end, and do not wait for it; for `tunnel.exits`."""
+        self._watch.call_off()
+        self._watch.worker.post(request)
+
+    def leave_to_parent(self) -> None:
+        """This is a forked child now, and the connection is the parent's; for `tunnel.forks`."""
+        for part in (self._watch.worker, self._watch, self):
+            disown(part)
+
     def get_heartbeat_stats(self) -> dict[str, Any]:
         """The statistics of the heartbeat: see `WebSocketHeartbeat.get_stats`."""
         return self._watch.heartbeat_stats()
@@ -181,7 +197,7 @@ class HeartbeatWebSocket:
 class _Watch:
     """The work of the connection's thread, and what a `Sender` asks about."""
 
-    is_greeting = False
+    greeting = None
 
     def __init__(
         self,

@@ -7,6 +7,8 @@ reason to stop: somebody woke the thread, the time was up, or the link has ended
 
 from __future__ import annotations
 
+import functools
+import math
 import os
 import threading
 from collections import deque
@@ -35,6 +37,7 @@ from tunnel.frames import (
     Pong,
     ProtocolViolation,
 )
+from tunnel.interruptible import Event
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.outbox import Message, Outbox
 from tunnel.request_queue import RequestQueue
@@ -71,13 +74,18 @@ class LinkEnd:
 class Probe:
     """A ping that somebody waits for.
 
+    Args:
+        sent_at: When it goes out, on the clock's `monotonic()`.
+
     Attributes:
+        sent_at: The same.
         done: Set when the answer is there, or will never be.
         answered: Whether it is there.
     """
 
-    def __init__(self) -> None:
-        self.done = threading.Event()
+    def __init__(self, sent_at: float) -> None:
+        self.sent_at = sent_at
+        self.done: threading.Event = Event()
         self.answered = False
 
     def finish(self, answered: bool) -> None:
@@ -133,15 +141,21 @@ class Link:
         self._max_message_size = config.max_message_size
         self._encoder = FrameEncoder()
         self._channel = channel
+        self._session = None if channel is None else channel.session
         self._acknowledger: Acknowledger | None = None
         self._backlog: deque[Incoming] = deque()  # came with the handshake, and is not looked at
         if channel is None or handshake is None:
-            self._decoder = FrameDecoder(max_message_size=config.max_message_size)
+            self._decoder = FrameDecoder(
+                max_message_size=config.max_message_size, max_fragments=config.max_fragments
+            )
         else:
             self._decoder, self._backlog = handshake.decoder, handshake.backlog
             self._acknowledger = Acknowledger(channel, delivery, self._write_own, clock)
         self.writer = self._make_writer(queue)
         self._close_sent = False
+        # What to do about the peer's close frame, or its mistake, once callbacks have had what came
+        # before: what they answer goes out before our close frame.
+        self._last_word: Callable[[], None] | None = None
         self._end: LinkEnd | None = None  # decided; the peer is only given time to hang up first
         self._linger_until = 0.0
         self._write_error: Exception | None = None
@@ -150,7 +164,7 @@ class Link:
         self._suspected = False  # the heartbeat has heard nothing for too long
         self._lost_pings = 0  # as far as they were counted
         self._undelivered = 0  # bytes read of messages since some were last delivered
-        self._challenge: tuple[Probe, TimerHandle] | None = None
+        self._challenges: list[tuple[Probe, TimerHandle]] = []
         self._probes: dict[bytes, Probe] = {}
         self._disposed = False  # set before the probes are looked through
         self.heartbeat = self._start_heartbeat(config)
@@ -189,13 +203,19 @@ class Link:
             deadline: When to return at the latest, on the clock's `monotonic()`; None: no limit.
 
         Returns:
-            Why the link has ended; None if it has not: the thread was woken, or the time is up.
+            Why the link has ended; None if it has not: the thread was woken, callbacks are waiting
+            for it, or the time is up.
         """
         if self._acknowledger is not None:
             self._acknowledger.look()  # a consumer has woken us, perhaps
         while not self._waker.event.is_set():
             if self._backlog:
                 self._take_backlog()
+                if self._delivery.has_callbacks:
+                    return None
+            if self._last_word is not None:
+                self._last_word()
+                self._last_word = None
             if self._suspected and (end := self._judge_silence()) is not None:
                 return end
             if not self._may_read():
@@ -211,6 +231,8 @@ class Link:
                 del chunk  # an idle tunnel must not hold on to the last thing that it has read
                 if self._is_time_up(deadline):  # a peer that floods us never lets us wait
                     return self._time_up()
+                if self._delivery.has_callbacks:
+                    return None
             elif chunk is not None:
                 return self._broken(None)
             elif not self._wait(read=True, deadline=deadline):
@@ -230,8 +252,8 @@ class Link:
             self.heartbeat.stop()
         if self._acknowledger is not None:
             self._acknowledger.stop()
-        if self._challenge is not None:
-            self._challenge[1].cancel()
+        for _, timer in self._challenges:
+            timer.cancel()
         self._transport.abort()
         try:
             self.writer.stop()  # may fail if the application has closed its queue
@@ -243,10 +265,10 @@ class Link:
     def challenge(self) -> None:
         """Ask for a sign of life within a moment, not within a whole pong time-out."""
         probe = self.probe()
-        if self.heartbeat is None or self._challenge is not None:
-            return
-        when = self._clock.monotonic() + _CHALLENGE
-        self._challenge = probe, timers_of(self._clock).call_at(when, self._suspect)
+        if self.heartbeat is not None:
+            when = self._clock.monotonic() + _CHALLENGE
+            timer = timers_of(self._clock).call_at(when, self._suspect)
+            self._challenges.append((probe, timer))
 
     # For any thread
 
@@ -265,10 +287,11 @@ class Link:
     def send_first(self, data: Message) -> None:
         """Send a message of the application before the queue. Never waits.
 
-        With a plain peer it belongs to this link alone; a session keeps it as any other.
+        With a plain peer it belongs to this link alone; a session keeps it as any other, also when
+        the link is over. With another session there is another greeting: then it is dropped.
         """
         if self._channel is not None:
-            self._channel.send_first(data)
+            self._channel.send_first(data, self._session)
         else:
             self._write_own(data)
 
@@ -291,7 +314,7 @@ class Link:
 
     def probe(self) -> Probe:
         """Send a ping whose answer finishes the probe."""
-        payload, probe = os.urandom(8), Probe()
+        payload, probe = os.urandom(8), Probe(self._clock.monotonic())
         self._probes[payload] = probe
         if self._disposed:
             probe.finish(False)
@@ -331,7 +354,7 @@ class Link:
         """Whatever was read, see what is to be done about it."""
         decoder = self._decoder
         if decoder.violation is not None and self._end is None:
-            self._refuse(decoder.violation)
+            self._last_word = functools.partial(self._refuse, decoder.violation)
         if self.writer.is_stalled:
             self.writer.flush(may_wait=False)
 
@@ -350,7 +373,8 @@ class Link:
         """Acknowledge; and see whether the peer has ended the session, or broken its protocol."""
         assert self._channel is not None
         assert self._acknowledger is not None
-        self._acknowledger.look()
+        if not self._delivery.has_callbacks:  # else it is time when those are done
+            self._acknowledger.look()
         session = self._channel.session
         if session is None or self._end is not None:
             return
@@ -369,35 +393,38 @@ class Link:
         self._delivery.deliver(messages, size)
 
     def _sort(self, received: list[Incoming]) -> None:
-        """Deliver messages and obey control frames, in their order."""
+        """Deliver messages, and obey control frames.
+
+        Pings are answered first: RFC 6455, section 5.5.2, wants that soon, and puts them into no
+        order with messages. Behind a close frame nothing comes.
+        """
         messages: list[Message] = []
+        close: Close | None = None
         for item in received:
             if isinstance(item, (str, bytes)):
                 if self._text_mode and self._is_text_beat(item):
                     self._undelivered -= _HEADER + len(item)
                 else:
                     messages.append(item)
-                continue
-            if messages:
-                self._deliver(messages)
-                messages = []
-            self._obey(item)
+            elif isinstance(item, Close):
+                close = item
+            else:
+                self._obey(item)
         if messages:
             self._deliver(messages)
+        if close is not None:
+            self._last_word = functools.partial(self._closed_by_peer, close)
 
     def _is_text_beat(self, message: Message) -> bool:
         if message == TEXT_PONG:
             self._note_pong(None)
         elif message == TEXT_PING:
-            self._write_own(TEXT_PONG)
+            self.writer.write_beat(self._encoder.message(TEXT_PONG))
         else:
             return False
         return True
 
-    def _obey(self, frame: Ping | Pong | Close) -> None:
-        if isinstance(frame, Close):
-            self._closed_by_peer(frame)
-            return
+    def _obey(self, frame: Ping | Pong) -> None:
         self._undelivered -= _HEADER + len(frame.payload)
         if isinstance(frame, Ping):
             self.writer.write_control(self._encoder.pong(frame.payload))
@@ -405,16 +432,27 @@ class Link:
             self._note_pong(frame.payload)
 
     def _note_pong(self, payload: bytes | None) -> None:
+        sent_at = -math.inf  # when the ping went out that is answered, if it is known
         if self.heartbeat is not None:
             round_trip = self.heartbeat.on_pong(payload)
             if round_trip is not None:
                 self._metrics.record_latency(round_trip)
+                sent_at = self._clock.monotonic() - round_trip
             self._count_lost_pings(self.heartbeat.missed_pongs)
-        answered = self._probes if payload is None else {payload}
-        for key in tuple(answered):
-            probe = self._probes.pop(key, None)
-            if probe is not None:
-                probe.finish(True)
+        for key in self._answered_probes(payload, sent_at):
+            self._probes.pop(key).finish(True)
+
+    def _answered_probes(self, payload: bytes | None, sent_at: float) -> list[bytes]:
+        """The probes that a pong answers: a peer may answer only the latest of several pings.
+
+        See RFC 6455, section 5.5.3. The latest may also be one of the heartbeat's.
+        """
+        probes = list(self._probes)  # oldest first; other threads may add some
+        if payload is None:  # in text mode nobody knows which
+            return probes
+        if payload in probes:
+            return probes[: probes.index(payload) + 1]
+        return [key for key in probes if self._probes[key].sent_at < sent_at]
 
     def _count_lost_pings(self, missed: int) -> None:
         for _ in range(missed - self._lost_pings):
@@ -477,11 +515,14 @@ class Link:
         self._suspected = False
         if self.heartbeat is None or self._end is not None:
             return None
+        now, silence = self._clock.monotonic(), self.heartbeat.silence
         is_silent = self.heartbeat.is_silent
-        if self._challenge is not None and not self._challenge[0].answered:
-            # A little less, since points in time are rounded.
-            is_silent |= self.heartbeat.silence >= 0.99 * _CHALLENGE
-        self._challenge = None
+        for challenge in tuple(self._challenges):
+            probe = challenge[0]
+            if now - probe.sent_at >= 0.99 * _CHALLENGE:  # less, since points in time are rounded
+                self._challenges.remove(challenge)
+                # Any byte since then is an answer.
+                is_silent |= not probe.answered and now - silence <= probe.sent_at
         if not is_silent or self._transport.has_unread():
             self.heartbeat.start()
             return None
@@ -505,7 +546,7 @@ class Link:
     def _refuse(self, violation: ProtocolViolation) -> None:
         """Fail the connection (RFC 6455, section 7.1.7)."""
         self.close(violation.close_code, violation.reason)
-        message = f"the peer sent {violation.reason}"
+        message = f"the peer broke the protocol: {violation.reason}"
         error: TunnelError
         if violation.close_code == 1009:
             error = MessageTooBigError(message, limit=self._max_message_size)

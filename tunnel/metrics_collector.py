@@ -100,7 +100,7 @@ class TunnelMetrics:
         total_uptime: How long there has been a connection, added up.
         error_counts: Failed requests and other errors by code.
         queue_size: What is queued.
-        messages_sent: Messages written to the link.
+        messages_sent: Messages of the application that were written, each once; no requests.
         messages_received: Messages read from it.
     """
 

@@ -64,8 +64,9 @@ _CLOSE = 0x88
 class Outbox:
     """The order of one connection's bytes.
 
-    Belongs to whoever has the write role. Others may call `add_control` and `add_own`, under the
-    writer's lock, and ask `has_work` and `is_idle`, whose answer may be out of date at once.
+    Belongs to whoever has the write role. Others may call `add_control`, `add_own` and `add_beat`,
+    under the writer's lock, and ask `has_work` and `is_idle`, whose answer may be out of date at
+    once.
 
     Args:
         source: Where messages come from.
@@ -79,11 +80,14 @@ class Outbox:
 
     __slots__ = (
         "_batch",
+        "_beat",
         "_big",
         "_closed",
+        "_confirming",
         "_controls",
         "_encoder",
         "_fragments",
+        "_is_doubtful",
         "_lead",
         "_next_fragment",
         "_on_sent",
@@ -105,6 +109,7 @@ class Outbox:
         # A peer that pings and does not read must not fill our memory; the answer to the most
         # recent ping is enough (RFC 6455, section 5.5.3).
         self._pongs: deque[bytes] = deque(maxlen=_MAX_PONGS)
+        self._beat: deque[bytes] = deque(maxlen=1)  # the same for pings that are messages
         self._own: deque[bytes] = deque()  # messages that belong to the connection, not the queue
         self._big: Message | None = None  # the message whose fragments are being written
         self._fragments: Iterator[bytes] = iter(())
@@ -114,6 +119,8 @@ class Outbox:
         self._lead = 0  # bytes of the piece before the first frame of its batch
         self._batch: Sequence[Message] = []  # the messages that end in this piece
         self._closed = False  # a close frame is in the piece, or was: it is the last one
+        self._is_doubtful = False
+        self._confirming = 0  # messages that were written whole, until that was said
         self.is_open = False
 
     @property
@@ -121,11 +128,20 @@ class Outbox:
         """Whether there is anything to write now."""
         if self._closed:
             return bool(self._piece)
-        if self._piece or self._controls or self._pongs or self._own:
+        if self._piece or self._controls or self._pongs or self._own or self._beat:
             return True
         if self._next_fragment is not None:
             return True
         return self.is_open and self._source.waiting > 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is open and holds nothing; at the source there may be something."""
+        return (
+            self.is_open
+            and not (self._closed or self._piece or self._next_fragment)
+            and not (self._controls or self._pongs or self._own or self._beat)
+        )
 
     @property
     def is_idle(self) -> bool:
@@ -139,6 +155,10 @@ class Outbox:
     def add_own(self, frame: bytes) -> None:
         """Put a whole message before all that are not begun; it dies with the connection."""
         self._own.append(frame)
+
+    def add_beat(self, frame: bytes) -> None:
+        """The same for the answer to a ping that is a message: the latest one is enough."""
+        self._beat.append(frame)
 
     def adopt(
         self,
@@ -167,13 +187,20 @@ class Outbox:
             if self._batch:
                 # Forgotten first: were it confirmed twice, for an interruption in between, another
                 # message would be taken for written.
-                count, self._batch = len(self._batch), []
-                self._confirm(count)
+                self._confirming, self._batch = len(self._batch), []
+                self._confirm(self._confirming)
+                self._confirming = 0
+
+    def doubt(self) -> None:
+        """Nobody knows how much of the piece was written: `settle` takes all of it for written."""
+        self._is_doubtful = True
 
     def settle(self) -> None:
         """The connection is over: confirm what was written whole, give the rest back."""
         whole = 0
-        if self._big is None:
+        if self._is_doubtful:
+            whole = len(self._batch) + self._confirming
+        elif self._big is None:
             written = self._piece_size - len(self._piece) - self._lead
             for message in self._batch:
                 written -= _frame_size(message)
@@ -187,6 +214,7 @@ class Outbox:
         self._big = self._next_fragment = None
         self._controls.clear()
         self._pongs.clear()
+        self._beat.clear()
         self._own.clear()
         self._source.restore()
 
@@ -198,7 +226,7 @@ class Outbox:
             self._begin(b"".join(parts), [], lead=0)
             return
         if self._next_fragment is None:
-            parts += _drained(self._own)
+            parts += _drained(self._beat) + _drained(self._own)
         lead = sum(map(len, parts))
         batch: Sequence[Message] = []
         if self._next_fragment is None and self.is_open:

@@ -41,7 +41,7 @@ import heapq
 import itertools
 import random
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -51,6 +51,7 @@ from tunnel.arguments import checked_limit
 from tunnel.circuit_breaker import CircuitBreaker, Permit
 from tunnel.clock import Clock
 from tunnel.errors import PayloadTypeError, RequestTimeoutError, SessionLostError, TunnelError
+from tunnel.interruptible import Outcome
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.request_frames import (
     MalformedRequest,
@@ -78,7 +79,6 @@ class Pending:
     Attributes:
         request_id: Its number.
         parcel: The frame's payload.
-        priority: Its place in the queue; its cancellation has the same, so that it comes later.
         future: The caller's.
         permit: The circuit breaker's.
         started: When it was asked.
@@ -87,7 +87,6 @@ class Pending:
 
     request_id: int
     parcel: Parcel
-    priority: RequestPriority
     future: Future[TunnelResponse]
     permit: Permit
     started: float
@@ -156,9 +155,11 @@ class PendingRequests:
         clock: The source of time, and of timers.
         metrics: Gets latency and outcome of each request.
         breaker: Asked before each request, and told how it ended.
-        post: Called as ``post(parcel, priority, timeout)`` to send a REQUEST or a CANCEL, without
-            a lock; waits for room at most `timeout` seconds and raises a `TunnelError` if there is
-            none. With 0 it must not wait: it may be called on the timers' thread then.
+        post: Called as ``post(parcel, priority, timeout)`` to send a REQUEST, without a lock; waits
+            for room at most `timeout` seconds and raises a `TunnelError` if there is none.
+        discard: Called with REQUESTs that nobody wants any more, and returns those that it has
+            taken out of the queue. Must not wait: it may be called on the timers' thread.
+        cancel: Called with the CANCEL of a REQUEST that may have been sent. Must not wait either.
         default_timeout: Asked for the seconds that a request gets which does not say so itself.
         rng: Where the first number of a request comes from; None: the system's random source.
     """
@@ -170,6 +171,8 @@ class PendingRequests:
         metrics: MetricsCollector,
         breaker: CircuitBreaker,
         post: Callable[[Parcel, RequestPriority, float], object],
+        discard: Callable[[Sequence[Parcel]], Sequence[object]],
+        cancel: Callable[[Parcel], object],
         default_timeout: Callable[[], float],
         rng: random.Random | None = None,
     ) -> None:
@@ -178,6 +181,8 @@ class PendingRequests:
         self._metrics = metrics
         self._breaker = breaker
         self._post = post
+        self._discard = discard
+        self._cancel = cancel
         self._default_timeout = default_timeout
         # From anywhere within 63 bits: an answer to a process that has died, replayed to this one,
         # must not be taken for the answer to another request.
@@ -241,8 +246,8 @@ class PendingRequests:
         asked = TunnelRequest(next(self._ids), method, path, Headers(headers), body)
         parcel = Parcel(FrameKind.REQUEST, encode_request(asked))
         permit = self._breaker.allow()
-        request = Pending(asked.request_id, parcel, priority, Future(), permit, started, timeout)
-        self._send(request)
+        request = Pending(asked.request_id, parcel, Outcome(), permit, started, timeout)
+        self._send(request, priority)
         return request.future
 
     def answered(self, parcel: Parcel) -> None:
@@ -281,27 +286,28 @@ class PendingRequests:
         with self._lock:
             requests = self._outstanding.take_all()
             self._plan()
+        self._take_back(requests)
         is_failure = isinstance(error, SessionLostError)
-        for request in requests:
-            request.parcel.is_withdrawn = True
-            self._fail(request, copy.copy(error), is_failure)
+        self._fail_each(requests, lambda _: copy.copy(error), is_failure)
 
-    def _send(self, request: Pending) -> None:
+    def _send(self, request: Pending, priority: RequestPriority) -> None:
         """Register a request and post it; if that fails, nothing of it remains."""
         request.future.add_done_callback(functools.partial(self._on_done, request.request_id))
         with self._lock:
             self._outstanding.add(request)  # first: the answer may come before `post` returns
         try:
-            self._post(request.parcel, request.priority, request.timeout)
+            self._post(request.parcel, priority, request.timeout)
             # Only now, or a wait for room that is in vain could count as a failure of the peer.
             with self._lock:
                 self._outstanding.watch(request)
                 self._plan()
         except BaseException:
             if self._take(request.request_id) is not None:
-                request.parcel.is_withdrawn = True
+                self._take_back([request])
                 self._breaker.record_ignored(request.permit)
             raise
+        if request.parcel.is_withdrawn:  # perhaps before it was in the queue
+            self._take_back([request])
 
     def _on_done(self, request_id: int, future: Future[TunnelResponse]) -> None:
         """A future is done, by us or by its caller's `cancel`.
@@ -314,7 +320,7 @@ class PendingRequests:
         request = self._take(request_id)
         if request is not None:  # else whoever took it finds it cancelled
             self._claim(request)
-            self._withdraw(request)
+            self._withdraw([request])
 
     def _on_time(self, number: int) -> None:
         with self._lock:
@@ -322,11 +328,32 @@ class PendingRequests:
                 self._timer = None
             requests = self._outstanding.take_due(self._clock.monotonic())
             self._plan()
+        try:
+            self._fail_each(requests, _time_out, True)
+        finally:
+            self._withdraw(requests)
+
+    def _fail_each(
+        self,
+        requests: Iterable[Pending],
+        error_of: Callable[[Pending], TunnelError],
+        is_failure: bool,
+    ) -> None:
+        """Let requests end, all of them, also if a future's callback raises `SystemExit`.
+
+        `concurrent.futures` lets that through; it is raised when all have ended.
+        """
+        raised: BaseException | None = None
         for request in requests:
-            timeout = request.timeout
-            message = f"the request was not answered within {timeout:g} s"
-            self._fail(request, RequestTimeoutError(message, timeout=timeout), True)
-            self._withdraw(request)
+            try:
+                self._fail(request, error_of(request), is_failure)
+            except BaseException as error:
+                raised = raised or error
+        if raised is not None:
+            try:
+                raise raised
+            finally:
+                raised = None  # else it would refer to itself, by this frame
 
     def _fail(self, request: Pending, error: TunnelError, is_failure: bool) -> None:
         if not self._claim(request):
@@ -351,14 +378,28 @@ class PendingRequests:
             self._breaker.record_ignored(request.permit)
         return is_ours
 
-    def _withdraw(self, request: Pending) -> None:
-        """Have a request that nobody waits for not sent; or, if it may have been, cancelled."""
-        request.parcel.is_withdrawn = True
-        cancel = Parcel(FrameKind.CANCEL, encode_cancel(request.request_id))
+    def _withdraw(self, requests: Sequence[Pending]) -> None:
+        """Have requests that nobody waits for not sent; or, if they may have been, cancelled."""
+        for request in self._take_back(requests):
+            cancel = Parcel(FrameKind.CANCEL, encode_cancel(request.request_id))
+            try:
+                self._cancel(cancel)
+            except Exception as error:  # then the peer works in vain, and its answer is late
+                logger.debug("a request's cancellation was not sent: {}", error)
+
+    def _take_back(self, requests: Sequence[Pending]) -> list[Pending]:
+        """Have requests not sent, as far as they were not. Returns the others."""
+        parcels = [request.parcel for request in requests]
+        if not parcels:
+            return []
+        sent = [request for request in requests if not request.parcel.withdraw()]
         try:
-            self._post(cancel, request.priority, 0.0)
-        except Exception as error:  # then the peer works in vain, and its answer is late
-            logger.debug("a request's cancellation was not sent: {}", error)
+            unsent = set(map(id, self._discard(parcels)))
+        except Exception as error:  # they stay, and use up numbers at the most
+            logger.debug("requests that nobody wants are still queued: {}", error)
+            return sent
+        # An interrupted writer may have claimed what is in the queue again.
+        return [request for request in sent if id(request.parcel) not in unsent]
 
     def _take(self, request_id: int) -> Pending | None:
         with self._lock:
@@ -384,6 +425,11 @@ class PendingRequests:
     def _latency(self, request: Pending) -> float:
         # Not below 0, which the metrics refuse: a test that unfreezes time can turn the clock back.
         return max(0.0, self._clock.monotonic() - request.started)
+
+
+def _time_out(request: Pending) -> RequestTimeoutError:
+    message = f"the request was not answered within {request.timeout:g} s"
+    return RequestTimeoutError(message, timeout=request.timeout)
 
 
 def _body(payload: object) -> bytes:

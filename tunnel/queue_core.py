@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 from tunnel.backpressure import Backpressure, BackpressureSignal
 from tunnel.clock import SYSTEM_CLOCK, Clock
+from tunnel.forks import is_inherited
+from tunnel.interruptible import Event
 from tunnel.queue_entries import NEVER, QueueEntries
 from tunnel.queue_journal import QueueJournal
 
@@ -36,9 +38,15 @@ class QueueCore:
         self._waiters: list[_Waiter] = []
         # What the queue keeps on file, if it does; it has a lock of its own, taken after this one.
         self._journal: QueueJournal | None = None
+        # Of the service that sends what is queued; see `bind`.
+        self._check: Callable[[object], object] | None = None
+        self._signal_soon: Callable[[], object] | None = None
+        self._is_signal_due = False
 
     def __repr__(self) -> str:
         """For example ``<RequestQueue 3 of 100, 1 taken>``."""
+        if is_inherited(self):
+            return f"<{type(self).__name__} of another process>"
         with self._lock:
             held, taken = self._entries.held(), len(self._entries.taken)
         return f"<{type(self).__name__} {held} of {self._max_size}, {taken} taken>"
@@ -113,6 +121,7 @@ class QueueCore:
             TypeError, ValueError: as for the class; the bound is unchanged.
         """
         self._locked(self._set_bound, _checked_bound(max_size))
+        self.deliver_signals()
 
     def _set_bound(self, max_size: int) -> None:
         self._max_size = max_size
@@ -203,7 +212,8 @@ class QueueCore:
 
         The callback runs without the lock, in the thread whose call made the difference or in one
         that was delivering already; signals arrive in order, one at a time. What it raises is
-        logged.
+        logged. If a service sends what is queued, only calls that put something in or take it out
+        for good make their own thread deliver; else it is the tunnel's, as with all callbacks.
 
         Args:
             callback: Called with each signal.
@@ -212,6 +222,23 @@ class QueueCore:
             A function that ends the subscription; a signal on its way may still arrive.
         """
         return self._backpressure.subscribe(callback)
+
+    def bind(self, check: Callable[[object], object], signal_soon: Callable[[], object]) -> None:
+        """From now on a service sends what is queued. For the service; the last one counts.
+
+        Args:
+            check: Called with each item that somebody else puts in; raises if it cannot be sent.
+            signal_soon: Called when subscribers have to be told something, by whatever thread; has
+                `deliver_signals` called where callbacks may take their time. Whoever writes must
+                not wait for a subscriber.
+        """
+        self._check, self._signal_soon = check, signal_soon
+
+    def deliver_signals(self) -> None:
+        """Call the subscribers, if there is something to tell them."""
+        self._is_signal_due = False
+        if self._backpressure.pending:
+            self._backpressure.deliver()
 
     def _locked(self, operation: Callable[..., _R], *args: Any) -> _R:
         """Drop what has expired, run an operation under the lock, then tell whoever has to know."""
@@ -222,7 +249,11 @@ class QueueCore:
                 if now >= entries.next_expiry:
                     entries.expire(now)
                     self._note_expired()
-            result = operation(*args)
+            try:
+                result = operation(*args)
+            except BaseException:  # Ctrl-C, perhaps, in the midst of it
+                entries.recount()
+                raise
             held = entries.waiting + len(entries.taken)
             if (held >= backpressure.threshold) is not backpressure.is_on:
                 backpressure.turn(held)
@@ -230,8 +261,15 @@ class QueueCore:
                 if waiter.condition():
                     waiter.event.set()
         if backpressure.pending:
-            backpressure.deliver()
+            self._signal()
         return result
+
+    def _signal(self) -> None:
+        if self._signal_soon is None:
+            self._backpressure.deliver()
+        elif not self._is_signal_due:
+            self._is_signal_due = True
+            self._signal_soon()
 
     def _note_expired(self) -> None:
         """Needs the lock. What has expired is useless on file, too."""
@@ -248,7 +286,7 @@ class _Waiter:
     def __init__(self, condition: Callable[[], bool], is_for_room: bool) -> None:
         self.condition = condition  # needs the lock
         self.is_for_room = is_for_room
-        self.event = threading.Event()
+        self.event = Event()
         self.interrupted = False
         self.next_expiry = NEVER
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any, NoReturn
 
 from tunnel.errors import InvalidStateError
@@ -105,26 +105,34 @@ class QueueEntries:
             max_bytes: How long they may be together; the first alone may be longer.
             max_first: How long that one may be.
         """
-        left = NEVER if max_bytes is None else max_bytes
         popped: list[Entry] = []
+        self._move(popped, limit, max_bytes, max_first)
+        return popped
+
+    def _move(
+        self, target: list[Entry], limit: int, max_bytes: int | None, max_first: int | None
+    ) -> None:
+        left = NEVER if max_bytes is None else max_bytes
+        count = 0
         for line in self.lines.values():
-            while line and len(popped) < limit and left >= 0:
+            while line and count < limit and left >= 0:
                 length = _length(line[0][0])
                 left -= length
-                if left < 0 and (popped or (max_first is not None and length > max_first)):
+                if left < 0 and (count or (max_first is not None and length > max_first)):
                     break
-                popped.append(line.popleft())
+                target.append(line[0])  # in this order: an interruption must not lose it
+                line.popleft()
+                count += 1
                 self.waiting_bytes -= length
-        self.waiting -= len(popped)
-        return popped
+        self.waiting -= count
 
     def take(
         self, limit: int, max_bytes: int | None = None, max_first: int | None = None
     ) -> list[Entry]:
         """Move the next ones from the lines to the taken."""
-        entries = self.pop(limit, max_bytes, max_first)
-        self.taken += entries
-        return entries
+        before = len(self.taken)
+        self._move(self.taken, limit, max_bytes, max_first)
+        return self.taken[before:]
 
     def adopt(self, item: Any, deadline: float, row: int) -> None:
         """Add to the taken what was in no line."""
@@ -152,6 +160,21 @@ class QueueEntries:
         self.waiting += len(entries)
         self.waiting_bytes += sum(_length(item) for item, _, _ in entries)
 
+    def discard(self, items: Iterable[Any]) -> list[Entry]:
+        """Remove from the lines what is one of these very objects."""
+        unwanted = set(map(id, items))
+        discarded: list[Entry] = []
+        for line in self.lines.values():
+            found = [entry for entry in line if id(entry[0]) in unwanted]
+            if found:
+                kept = [entry for entry in line if id(entry[0]) not in unwanted]
+                line.clear()
+                line.extend(kept)
+                discarded += found
+        self.waiting -= len(discarded)
+        self.waiting_bytes -= sum(_length(item) for item, _, _ in discarded)
+        return discarded
+
     def expire(self, now: float) -> None:
         """Drop from the lines what has expired, and find out what expires next."""
         self.next_expiry = NEVER
@@ -169,6 +192,15 @@ class QueueEntries:
         self.waiting_bytes -= sum(_length(item) for item, _, _ in entries)
         self.expired += len(entries)
         self.expired_rows += [row for _, _, row in entries if row != NO_ROW]
+
+    def recount(self) -> None:
+        """Have the books agree with what is there, after an operation was interrupted by Ctrl-C."""
+        for line in self.lines.values():
+            if line and self.taken and line[0] is self.taken[-1]:
+                line.popleft()
+        self.waiting = sum(map(len, self.lines.values()))
+        waiting = chain.from_iterable(self.lines.values())
+        self.waiting_bytes = sum(_length(item) for item, _, _ in waiting)
 
     def all(self) -> list[Entry]:
         """Every entry, in the order in which it would go out."""
@@ -195,7 +227,11 @@ class ClosedEntries(QueueEntries):
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise InvalidStateError("the queue is closed")
 
-    add = reserve = pop = take = adopt = confirm = untake = put_in_front = clear = _refuse
+    add = reserve = pop = take = adopt = confirm = put_in_front = clear = discard = _refuse
+
+    def untake(self, count: int | None = None) -> list[Entry]:
+        """Nothing: what was taken is still here to be looked at, and goes nowhere."""
+        return []
 
     def admit(self, items: Sequence[Any], rank: int, deadline: float, rows: Sequence[int]) -> None:
         """Nothing, for what got onto the file just in time: it is accepted."""

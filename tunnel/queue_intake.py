@@ -44,14 +44,11 @@ class QueueIntake(QueueCore):
         Raises:
             QueueFullError: the bound is reached (requirement 5.4); the error says what was refused.
             TypeError, ValueError: an argument is wrong; the queue is untouched.
+            PayloadTypeError, MessageTooBigError: a service sends what is queued, and cannot send
+                this; likewise.
             QueueStorageError: it cannot be written to the file; the queue is untouched.
         """
-        rank, deadline = self._admission((item,), priority, expires_in)
-        if self._journal is None:
-            is_accepted = self._locked(self._add, (item,), rank, deadline)
-        else:
-            is_accepted = self._put_on_file((item,), rank, deadline)
-        if not is_accepted:
+        if not self.enqueue_many((item,), priority, expires_in):
             raise self.refusal((item,), priority)
 
     def enqueue_many(
@@ -59,6 +56,8 @@ class QueueIntake(QueueCore):
         items: Iterable[Any],
         priority: RequestPriority = RequestPriority.NORMAL,
         expires_in: float | None = None,
+        *,
+        is_checked: bool = False,
     ) -> int:
         """Put in as many of the items as fit, in order and with nothing in between.
 
@@ -66,27 +65,36 @@ class QueueIntake(QueueCore):
             items: The items; an iterator is read to its end first.
             priority: As for `enqueue`.
             expires_in: As for `enqueue`.
+            is_checked: For the service that sends what is queued: it knows that it can.
 
         Returns:
             How many were accepted: the first so many. The caller decides about the rest; `refusal`
             makes the error.
 
         Raises:
-            TypeError, ValueError, QueueStorageError: as for `enqueue`.
+            TypeError, ValueError, PayloadTypeError, MessageTooBigError, QueueStorageError: as for
+                `enqueue`.
         """
         if isinstance(items, (str, bytes, bytearray, memoryview)):
             raise TypeError(f"items must be several items, not one {type(items).__name__}")
         several = items if isinstance(items, (list, tuple)) else tuple(items)
         rank, deadline = self._admission(several, priority, expires_in)
+        if not is_checked:
+            self._check_all(several)
         if self._journal is None:
-            return self._locked(self._add, several, rank, deadline)
-        return self._put_on_file(several, rank, deadline)
+            accepted = self._locked(self._add, several, rank, deadline)
+        else:
+            accepted = self._put_on_file(several, rank, deadline)
+        self.deliver_signals()
+        return accepted
 
     def enqueue_beyond(
         self,
         item: Any,
         priority: RequestPriority = RequestPriority.NORMAL,
         expires_in: float | None = None,
+        *,
+        is_checked: bool = False,
     ) -> None:
         """Put an item in past the bound: for a caller who cannot wait, and keeps a bound himself.
 
@@ -94,15 +102,20 @@ class QueueIntake(QueueCore):
             item: As for `enqueue`.
             priority: As for `enqueue`.
             expires_in: As for `enqueue`.
+            is_checked: As for `enqueue_many`.
 
         Raises:
-            TypeError, ValueError, QueueStorageError: as for `enqueue`.
+            TypeError, ValueError, PayloadTypeError, MessageTooBigError, QueueStorageError: as for
+                `enqueue`.
         """
         rank, deadline = self._admission((item,), priority, expires_in)
+        if not is_checked:
+            self._check_all((item,))
         if self._journal is None:
             self._locked(self._entries.add, (item,), rank, deadline)
         else:
             self._put_on_file((item,), rank, deadline, is_bounded=False)
+        self.deliver_signals()
 
     def adopt(
         self,
@@ -164,6 +177,12 @@ class QueueIntake(QueueCore):
         if not expires_in > 0:
             raise ValueError(f"expires_in must be more than 0 seconds, not {expires_in}")
         return _RANKS[priority], self._clock.monotonic() + expires_in
+
+    def _check_all(self, items: Sequence[Any]) -> None:
+        """See that the service, if there is one, can send the items."""
+        if self._check is not None:
+            for item in items:
+                self._check(item)
 
     def _add(self, items: Sequence[Any], rank: int, deadline: float) -> int:
         room = self._max_size - self._entries.held()

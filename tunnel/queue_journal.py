@@ -17,6 +17,7 @@ Requests, and messages of a priority that is not kept, have no row (`NO_ROW`).
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import threading
@@ -51,6 +52,9 @@ Persist = Literal["all", "high"]
 """Which messages are kept on file: all, or those of high priority."""
 
 _HIGH = PUT_BACK + 1
+_JUMP = 1.0
+"""Seconds by which the system's time must be off at once to count as set, not as drifting."""
+
 _PUT_MESSAGE, _PUT_NUMBER, _PUT_FACT = map(insertion, ("messages", "numbers", "facts"))
 _DELETE_MESSAGE = "DELETE FROM messages WHERE id = ?"
 _ACKNOWLEDGE = (
@@ -94,6 +98,9 @@ class QueueJournal:
         self._group = GroupCommit(connection)
         # An id is never used twice: what is found in a damaged file must not be taken for another.
         self._ids = count(max(contents.last_id + 1, int(clock.time() * 1e6)))
+        # What converts times of expiry, each with the first row for which it was used: the system's
+        # time may be set, and what was written before that expires here when it always would have.
+        self._offsets: list[tuple[float, float]] = [(-math.inf, self._offset())]
         self._saved = contents.session
         self._lock = threading.Lock()  # guards what is owed, and that it is posted in order
         self._owed: dict[int, Statement] = dict(enumerate(contents.waste))
@@ -141,7 +148,10 @@ class QueueJournal:
         if self.persist == "high" and rank > _HIGH:
             return Change(()), [NO_ROW] * len(items)
         if deadline != NEVER:
-            deadline += self._clock.time() - self._clock.monotonic()
+            offset = self._offset()
+            if abs(offset - self._offsets[-1][1]) > _JUMP:
+                self._offsets.append((next(self._ids), offset))
+            deadline += offset
         rows: list[int] = []
         records: list[Row] = []
         for item in items:
@@ -202,8 +212,10 @@ class QueueJournal:
     # What states a fact
 
     def forget(self, entries: Iterable[Entry]) -> None:
-        """These were sent, and that is all that can be known."""
-        self._state(*_deletion(entries))
+        """Nothing is to be done about these any more."""
+        deletion = [*_deletion(entries)]
+        if deletion:
+            self._state(*deletion)
 
     def forget_later(self, rows: Iterable[int]) -> None:
         """These have expired; it will do to write that with what comes next. Never waits."""
@@ -219,11 +231,10 @@ class QueueJournal:
     def acknowledge(self, number: int) -> None:
         """What is numbered up to this has been acknowledged."""
         self._saved = None
-        with suppress(InvalidStateError):  # nothing is asked of the file that could be refused
-            self._state(
-                *((sql, [(number,)]) for sql in _ACKNOWLEDGE),
-                (_PUT_FACT, [counter_row(ACKNOWLEDGED, number)]),
-            )
+        self._state(
+            *((sql, [(number,)]) for sql in _ACKNOWLEDGE),
+            (_PUT_FACT, [counter_row(ACKNOWLEDGED, number)]),
+        )
 
     def put_back(self, items: Sequence[Any], numbers: Sequence[int]) -> list[Entry]:
         """These were numbered and never sent: they are not numbered any more.
@@ -232,12 +243,11 @@ class QueueJournal:
             Their entries. What is not on file has lost its time of expiry.
         """
         known: dict[int, tuple[float, int]] = {}
-        offset = self._clock.monotonic() - self._clock.time()
         try:
             for number, deadline, row in self._group.read(
                 "SELECT numbers.number, deadline, id FROM numbers JOIN messages ON id = message"
             ):
-                known[number] = deadline + offset, row
+                known[number] = deadline - self._offset_of(row), row
         except sqlite3.Error as error:
             self._note_failure(error)
         if numbers:
@@ -246,6 +256,14 @@ class QueueJournal:
             (item, *known.get(number, (NEVER, NO_ROW)))
             for item, number in zip(items, numbers, strict=True)
         ]
+
+    def _offset(self) -> float:
+        """Seconds that the system's time is ahead of the clock's `monotonic()` now."""
+        return self._clock.time() - self._clock.monotonic()
+
+    def _offset_of(self, row: int) -> float:
+        """The same, when a row was written; or read, if another process has written it."""
+        return next(offset for first, offset in reversed(self._offsets) if first <= row)
 
     def save_session(self, server: str, ticket: Ticket) -> None:
         """A session was opened; no number of it was given yet."""
@@ -265,9 +283,8 @@ class QueueJournal:
 
     def close(self) -> None:
         """Write what is owed if that is possible, and give the file back. Harmless to repeat."""
-        with suppress(InvalidStateError):
-            if self._owed:
-                self._state()
+        if self._owed:
+            self._state()
         self._group.close()
 
     # The rest
@@ -276,7 +293,8 @@ class QueueJournal:
         """Owe the statements, and pay if possible."""
         with self._lock:
             self._owe(statements)
-        self._settle(*self._post_owed())
+        with suppress(InvalidStateError):  # nothing is asked of the file that could be refused
+            self._settle(*self._post_owed())
 
     def _owe(self, statements: Iterable[Statement]) -> None:
         """Needs the lock."""

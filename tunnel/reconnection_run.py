@@ -20,6 +20,7 @@ from datetime import datetime, timezone
 from tunnel.backoff import Backoff
 from tunnel.clock import Clock
 from tunnel.errors import TunnelError
+from tunnel.interruptible import Event
 from tunnel.log_line import LineLog
 
 
@@ -121,7 +122,7 @@ class ReconnectionRun:
         self._lock = threading.Lock()  # guards all below
         self._cancelled = self._hurried = self._paused = False
         self._over = False  # no wish can change the outcome any more
-        self._wake = threading.Event()  # set with every wish
+        self._wake = Event()  # set with every wish
 
     @property
     def reached(self) -> int:

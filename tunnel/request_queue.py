@@ -19,7 +19,7 @@ when it is less. There is no second, lower threshold: what a subscriber was told
 
 Every method may be called from any thread. `take`, `confirm`, `restore` and `adopt` are meant for
 one consumer, because `confirm` counts from the oldest that was taken; several consumers use
-`dequeue`.
+`dequeue`. A service that sends what is queued is such a consumer: `bind` makes it known.
 
 On disk
 -------
@@ -37,12 +37,13 @@ opens the file next can go on with the session where this one ended.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
 from tunnel.backpressure import BackpressureSignal
 from tunnel.clock import Clock
+from tunnel.forks import disown, is_inherited, register
 from tunnel.queue_contents import QueueContents, SavedSession
 from tunnel.queue_entries import NEVER, NO_ROW, ClosedEntries, Entry
 from tunnel.queue_intake import QueueIntake, RequestPriority
@@ -86,6 +87,7 @@ class RequestQueue(QueueIntake):
             return
         self._journal = QueueJournal(path, persist, self._clock)
         self._locked(self._load, self._journal.take_contents())
+        register(self)
 
     def _load(self, contents: QueueContents) -> None:
         for rank, (item, deadline, row) in contents.entries:
@@ -117,6 +119,23 @@ class RequestQueue(QueueIntake):
         """
         return self._pop(None)
 
+    def discard(self, items: Iterable[Any]) -> list[Any]:
+        """Drop those of the items that wait: nobody wants them any more.
+
+        Args:
+            items: The very objects that were put in; equal ones do not count.
+
+        Returns:
+            Those that were dropped. The others are taken, or were never here.
+
+        Raises:
+            InvalidStateError: The queue is closed.
+        """
+        entries = self._locked(self._entries.discard, items)
+        if self._journal is not None:
+            self._journal.forget(entries)
+        return [entry[0] for entry in entries]
+
     def _pop(self, limit: int | None) -> list[Any]:
         if limit is None:
             entries = self._locked(self._entries.clear)
@@ -128,6 +147,7 @@ class RequestQueue(QueueIntake):
             except BaseException:
                 self._locked(self._return, entries)
                 raise
+        self.deliver_signals()
         return [entry[0] for entry in entries]
 
     def take(self) -> Any:
@@ -332,5 +352,10 @@ class RequestQueue(QueueIntake):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close the queue."""
-        self.close()
+        """Close the queue; in a forked child, leave it to the parent."""
+        if not is_inherited(self):
+            self.close()
+
+    def leave_to_parent(self) -> None:
+        """This is a forked child now, and the file is the parent's."""
+        disown(self)

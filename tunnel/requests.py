@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from tunnel.addresses import TunnelUrl, bearer_header
+from tunnel.dial_options import DIRECT, DialOptions
 from tunnel.errors import AuthenticationFailedError, TunnelError
+from tunnel.interruptible import Event, Outcome
+from tunnel.link import Link
 from tunnel.secrets import Secret
 from tunnel.session_frames import HEADER, VERSION
 from tunnel.transport import DialRequest
@@ -31,6 +34,8 @@ class Target:
         headers: Further headers of the upgrade.
         subprotocols: Offered in this order.
         ssl_context: For wss; None for the default one.
+        options: How to get to the server.
+        asked: The token that a callable gave last; kept, so that it counts as a secret in use.
     """
 
     url: TunnelUrl
@@ -39,6 +44,8 @@ class Target:
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     subprotocols: tuple[str, ...] = ()
     ssl_context: ssl.SSLContext | None = None
+    options: DialOptions = DIRECT
+    asked: list[Secret] = field(default_factory=list, repr=False, compare=False)
 
     def dial_request(self, timeout: float, *, wants_session: bool = False) -> DialRequest:
         """What the next dial says; asks for a token if that is a callable.
@@ -59,22 +66,31 @@ class Target:
             headers = (*headers, ("Authorization", self.url.authorization.reveal()))
         if wants_session:
             headers = (*headers, (HEADER, VERSION))
-        return DialRequest(self.url, headers, self.subprotocols, self.ssl_context, timeout)
+        return DialRequest(
+            self.url,
+            headers,
+            self.subprotocols,
+            self.ssl_context,
+            timeout,
+            options=self.options,
+        )
 
     def _ask_for_token(self) -> Secret:
         assert callable(self.token)
         try:
             token = self.token()
             bearer_header(token)
-            return Secret(token)
+            secret = Secret(token)
+            self.asked[:] = [secret]
+            return secret
         except TunnelError:
             raise
         except OSError as error:
-            raise TunnelError.from_exception(error) from error
+            raise TunnelError.from_exception(error) from None
         except Exception as error:
             # Not its text: that may quote the token.
             message = f"the auth_token callable raised {type(error).__name__}"
-            raise AuthenticationFailedError(message) from error
+            raise AuthenticationFailedError(message) from None
 
 
 # Compared by identity: a mailbox must be able to take one out without running Python code.
@@ -85,7 +101,7 @@ class Connect:
     """Go there; `outcome` gets None, or the error that ended all tries."""
 
     target: Target
-    outcome: Future[None] = field(default_factory=Future)
+    outcome: Future[None] = field(default_factory=Outcome)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,14 +117,14 @@ class Close:
 
     graceful: bool
     deadline: float
-    done: threading.Event = field(default_factory=threading.Event)
+    done: threading.Event = field(default_factory=Event)
 
 
 @dataclass(frozen=True, eq=False)
 class Reconnect:
     """Give the present link up, if there is one, and dial at once; `outcome` as for `Connect`."""
 
-    outcome: Future[None] = field(default_factory=Future)
+    outcome: Future[None] = field(default_factory=Outcome)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,4 +135,23 @@ class NetworkChange:
     network_type: str | None
 
 
-Request: TypeAlias = Connect | CancelConnect | Close | Reconnect | NetworkChange
+@dataclass(frozen=True, eq=False)
+class Greeted:
+    """The application has gone first on a link: now the queue may follow."""
+
+    link: Link
+
+
+@dataclass(frozen=True, eq=False)
+class CallbackFailed:
+    """A callback has raised what ends a thread, where that cannot be obeyed at once.
+
+    Its thread was not the tunnel's any more, or it was called in the midst of something.
+    """
+
+    error: BaseException
+
+
+Request: TypeAlias = (
+    Connect | CancelConnect | Close | Reconnect | NetworkChange | Greeted | CallbackFailed
+)

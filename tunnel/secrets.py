@@ -5,19 +5,31 @@ the wrapper, which shows nothing of it: not in `repr`, `str` and formats, and so
 in tracebacks with values (loguru's `diagnose=True`), and which neither JSON nor pickle takes.
 
 `scrub` is a second line of defence, for texts that somebody else wrote: the message of an
-exception, the reason of a close frame. It knows the usual shapes of credentials, not all.
+exception, the reason of a close frame. It knows the usual shapes of credentials, not all; and the
+texts of all secrets that are still in use, which a hostile peer may quote without any shape.
+
+`bare` is one against tracebacks with the values of variables: a `str` that an application passed
+is, in the frames it was passed through, the text itself.
 """
 
 from __future__ import annotations
 
+import functools
 import hmac
 import re
-from typing import NoReturn
+import weakref
+from collections.abc import Callable
+from typing import NoReturn, ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_E = TypeVar("_E", bound=BaseException)
 
 HIDDEN = "***"
 """What is shown instead of a secret."""
 
 _SCRUBBED_LENGTH = 500
+_LEAST_LENGTH = 6  # of a secret that is looked for in texts: "no" or "1" would be found everywhere
 
 _SHAPES = (
     # An authentication scheme and what follows it.
@@ -52,7 +64,7 @@ class Secret:
         TypeError: If it is neither.
     """
 
-    __slots__ = ("_value",)
+    __slots__ = ("__weakref__", "_value")
     _value: str
 
     def __init__(self, value: str | Secret) -> None:
@@ -61,6 +73,7 @@ class Secret:
         if not isinstance(value, str):
             raise TypeError(f"a secret must be a str, not {type(value).__name__}")
         object.__setattr__(self, "_value", value)
+        _in_use[id(self)] = self
 
     def reveal(self) -> str:
         """The text itself. Do not keep it in a variable: tracebacks can show variables."""
@@ -102,6 +115,10 @@ class Secret:
         raise TypeError("a secret cannot be pickled")
 
 
+# By identity, since of two equal secrets either may be the first to go.
+_in_use: weakref.WeakValueDictionary[int, Secret] = weakref.WeakValueDictionary()
+
+
 def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
@@ -110,9 +127,13 @@ def scrub(text: str) -> str:
     """`text` on one line, of 500 characters at most, without what looks like a credential.
 
     Removes values after `Bearer` and `Basic`, user information and query values of URLs, and what
-    follows the names of cookies, authorization headers, tokens, passwords and keys. Control
+    follows the names of cookies, authorization headers, tokens, passwords and keys; and wherever
+    it stands, the text of each `Secret` that is in use and has 6 characters or more. Control
     characters become spaces, so that nothing can pretend to be a log line of its own.
     """
+    # Before it is shortened, which might leave half a secret.
+    for value in _values_in_use():
+        text = text.replace(value, HIDDEN)
     shortened = text[: 2 * _SCRUBBED_LENGTH]
     for shape, replacement in _SHAPES:
         shortened = shape.sub(replacement, shortened)
@@ -120,3 +141,47 @@ def scrub(text: str) -> str:
     if len(line) > _SCRUBBED_LENGTH or len(text) > 2 * _SCRUBBED_LENGTH:
         line = line[: _SCRUBBED_LENGTH - 3] + "..."
     return line
+
+
+def _values_in_use() -> list[str]:
+    """The longest first: one may be a part of another."""
+    secrets = [reference() for reference in _in_use.valuerefs()]
+    values = {secret.reveal() for secret in secrets if secret is not None}
+    return sorted((v for v in values if len(v) >= _LEAST_LENGTH), key=len, reverse=True)
+
+
+def bare(error: _E) -> _E:
+    """The same error without its frames, and without what `from None` had only put out of sight.
+
+    The same is done to its causes. What is left are the texts, which are for showing.
+    """
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        link.__traceback__ = None
+        if link.__suppress_context__:
+            link.__context__ = None
+        link = link.__cause__ or link.__context__
+    return error
+
+
+def raises_bare(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Have a function that is given secrets raise only errors that are `bare`.
+
+    Their tracebacks end where it was called, with the frame of this wrapper.
+    """
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            failure = bare(error)
+        del args, kwargs  # what is raised below shows this frame
+        try:
+            raise failure
+        finally:
+            del failure  # its traceback holds this frame: no circle
+
+    return call

@@ -47,7 +47,7 @@ class LinkOwner(Protocol):
     @property
     def worker(self) -> Worker: ...  # noqa: D102
     @property
-    def is_greeting(self) -> bool: ...  # noqa: D102
+    def greeting(self) -> Link | None: ...  # noqa: D102
     @property
     def is_closing(self) -> bool: ...  # noqa: D102
 
@@ -104,18 +104,17 @@ class Sender:
         link = owner.link
         is_own = owner.worker.is_own_thread
         may_wait = not is_own and timeout != 0
-        if link is not None:
-            if is_own and owner.is_greeting:
-                link.send_first(message)
-                return
-            if link.writer.write_directly(
-                message,
-                priority,
-                expires_in,
-                may_wait=may_wait,
-                timeout=timeout if isinstance(timeout, (int, float)) else None,
-            ):
-                return
+        if is_own and (greeting := owner.greeting) is not None:
+            greeting.send_first(message)
+            return
+        if link is not None and link.writer.write_directly(
+            message,
+            priority,
+            expires_in,
+            may_wait=may_wait,
+            timeout=timeout if isinstance(timeout, (int, float)) else None,
+        ):
+            return
         if is_own:
             self._queue_in_callback(message, priority, expires_in)
         else:
@@ -146,17 +145,25 @@ class Sender:
         message: Message
         if isinstance(data, str):
             message = data
-            size = len(data) if data.isascii() else len(_encoded(data))
         elif isinstance(data, (bytes, bytearray, memoryview)):
             message = bytes(data)
-            size = len(message)
         else:
             raise PayloadTypeError(f"a message is str or bytes-like, not {_kind(data)}")
-        self._check_size(size)
+        self._check_size(_size(message))
         owner = self._owner
-        if owner.is_closing and not (owner.is_greeting and owner.worker.is_own_thread):
+        if owner.is_closing and not (owner.worker.is_own_thread and owner.greeting):
             raise InvalidStateError("the tunnel is closing and takes no more messages")
         return message
+
+    def check(self, item: object) -> None:
+        """See that what somebody else puts into the queue can be sent.
+
+        Raises:
+            PayloadTypeError, MessageTooBigError, ValueError: It cannot; see `TunnelService.send`.
+        """
+        if not isinstance(item, (str, bytes)):
+            raise PayloadTypeError(f"a tunnel's queue holds str and bytes, not {_kind(item)}")
+        self._check_size(_size(item))
 
     def _check_size(self, size: int) -> None:
         limit = self._owner.max_message_size
@@ -180,10 +187,14 @@ class Sender:
         if isinstance(timeout, (int, float)):
             deadline = self._clock.monotonic() + timeout
         while True:
-            number = self._queue.enqueue_many(messages, priority, expires_in)
-            accepted += number
-            messages = messages[number:]
-            self._write(may_wait=timeout != 0, deadline=deadline)
+            try:
+                number = self._queue.enqueue_many(messages, priority, expires_in, is_checked=True)
+                accepted += number
+                messages = messages[number:]
+                self._write(may_wait=timeout != 0, deadline=deadline)
+            except BaseException:  # Ctrl-C, perhaps: what is queued by now has to be written
+                self._write(may_wait=False)
+                raise
             if not messages:
                 return accepted
             if not number and not self._wait_for_room(timeout, deadline):
@@ -234,11 +245,11 @@ class Sender:
         While connected, past the bound if need be: the thread that could make room is this one. Up
         to a limit in bytes; beyond that the peer does not read, and something has to give.
         """
-        if not self._queue.enqueue_many([message], priority, expires_in):
+        if not self._queue.enqueue_many([message], priority, expires_in, is_checked=True):
             backlog = self._queue.waiting_bytes + _OVERHEAD * self._queue.waiting
             if self._owner.link is None or backlog + len(message) > _CALLBACK_BACKLOG:
                 raise self._queue.refusal([message], priority)
-            self._queue.enqueue_beyond(message, priority, expires_in)
+            self._queue.enqueue_beyond(message, priority, expires_in, is_checked=True)
         self._write(may_wait=False)
 
 
@@ -249,6 +260,13 @@ def _check_terms(priority: RequestPriority, expires_in: float | None, timeout: S
         raise ValueError(f"expires_in must be more than 0 seconds, not {expires_in!r}")
     if timeout is not None and not isinstance(timeout, Patience) and not timeout >= 0:
         raise ValueError(f"timeout must be at least 0 seconds, not {timeout!r}")
+
+
+def _size(message: Message) -> int:
+    """Bytes of the payload."""
+    if isinstance(message, str) and not message.isascii():
+        return len(_encoded(message))
+    return len(message)
 
 
 def _encoded(text: str) -> bytes:

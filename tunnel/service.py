@@ -8,6 +8,7 @@ thread, that is, in a callback, nothing waits: see `TunnelService`.
 
 from __future__ import annotations
 
+import os
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,7 +17,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from random import Random
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from loguru import logger
 
@@ -30,20 +31,26 @@ from tunnel.arguments import (
     checked_text,
     checked_token,
 )
+from tunnel.callback_lane import CallbackLane, LaneDelivery
 from tunnel.circuit_breaker import CircuitBreaker
 from tunnel.clock import SYSTEM_CLOCK, Clock
 from tunnel.config import TunnelConfig
 from tunnel.connection_state_tracker import ConnectionStateTracker
 from tunnel.delivery import CallbackDelivery, Delivery, Inbox
+from tunnel.dial_options import SocketOption, checked_dial_options
 from tunnel.driver import Driver
 from tunnel.errors import (
     ConnectTimeoutError,
     InvalidStateError,
     NotConnectedError,
     SessionLostError,
+    TunnelError,
     WouldDeadlockError,
 )
 from tunnel.events import ConnectionEvent, ConnectionEventType
+from tunnel.exits import disconnect_at_exit
+from tunnel.forks import disown, is_inherited, register
+from tunnel.interruptible import Event
 from tunnel.lifecycle import TunnelConnectionState
 from tunnel.metrics_collector import MetricsCollector, TunnelHealthMetrics
 from tunnel.outbox import Message
@@ -51,6 +58,7 @@ from tunnel.pending_requests import PendingRequests
 from tunnel.request_queue import RequestPriority, RequestQueue
 from tunnel.requests import (
     AuthToken,
+    CallbackFailed,
     CancelConnect,
     Close,
     Connect,
@@ -59,17 +67,30 @@ from tunnel.requests import (
     Target,
 )
 from tunnel.responses import TunnelResponse
+from tunnel.secrets import raises_bare
 from tunnel.sender import WHILE_CONNECTED, Sender, SendTimeout
 from tunnel.session_frames import Parcel
 from tunnel.state_watch import StateWatches
 from tunnel.timers import timers_of
+from tunnel.tls import TlsSettings, chosen_context
 from tunnel.transport import Transport, WebSocketTransport
 from tunnel.waker import Waker
 from tunnel.worker import Worker
 
 _S = TunnelConnectionState
+_T = TypeVar("_T")
 _GRACE = 1.0  # seconds beyond a time-out that the tunnel's thread gets to end by itself
-_CONNECT_OPTIONS = ("user_id", "wait", "headers", "subprotocols", "ssl_context")
+_CONNECT_OPTIONS = (
+    "user_id",
+    "wait",
+    "headers",
+    "subprotocols",
+    "ssl_context",
+    "tls",
+    "proxy",
+    "unix_socket",
+    "socket_options",
+)
 _LEVELS = {ConnectionEventType.ERROR: "ERROR", ConnectionEventType.DISCONNECTED: "WARNING"}
 
 
@@ -93,9 +114,15 @@ class TunnelService:
     """A WebSocket connection that comes back, and a queue for the time in between.
 
     Safe to use from any thread, and a context manager that disconnects at its end. Callbacks run on
-    the tunnel's own thread; there `connect`, `reconnect` and `disconnect` return at once, `send`
-    never waits, and what would have to wait for the tunnel itself raises `WouldDeadlockError`. A
-    callback that raises is logged and harms nothing.
+    the tunnel's own thread, one at a time; there `connect`, `reconnect` and `disconnect` return at
+    once, `send` never waits, and what would have to wait for the tunnel itself raises
+    `WouldDeadlockError`. A callback that raises is logged and harms nothing.
+
+    `on_message`, `on_connected` and `on_session_lost` may block: after a moment another thread
+    becomes the tunnel's, which reads, answers pings and reconnects meanwhile. What it has read
+    waits for the callback, up to `receive_high_water`; then reading pauses, and a peer that hears
+    nothing for long may give up. Observers (`on_state_change`, `subscribe`) must not block: they
+    are called in the midst of what they observe.
 
     Args:
         config: The settings; None: the defaults.
@@ -106,11 +133,13 @@ class TunnelService:
         on_connected: Called as ``on_connected(service, resumed)`` on each new link. What it sends
             goes before everything that is queued: log in, subscribe again. `resumed`: the session
             goes on, nothing was lost, and the peer still knows what it was told; always False with
-            a plain peer. In a session what it sends is a message like others, and kept; with a
-            plain peer it belongs to this link alone.
+            a plain peer. With a plain peer what it sends belongs to this link alone. In a session
+            it is kept over links as other messages are; but if the session is lost before it was
+            acknowledged, it is handed back, written or not, since this callback speaks again.
         on_session_lost: Called with a `SessionLostError` before `on_connected`, when the peer did
             not know the session any more. What is in its `unacknowledged` may or may not have
-            arrived and is not sent again; what was never written is still queued.
+            arrived and is not sent again; what was never written is still queued, but for what
+            `on_connected` had sent, which is at the end of `unacknowledged`.
         clock: The source of time; on any but the system's no thread is started (`tunnel.testing`).
         rng: The source of jitter; None: one of its own.
         new_transport: Makes the transport of each dial; None: one over websocket-client.
@@ -158,39 +187,50 @@ class TunnelService:
             metrics=self._metrics,
             breaker=CircuitBreaker(clock=self._clock),
             post=self._post_parcel,
+            discard=self._queue.discard,
+            cancel=self._cancel_request,
             default_timeout=lambda: self.config.request_timeout,
         )
-        waker = Waker()
+        waker = self._waker = Waker()
         delivery: Delivery
+        self._lane = CallbackLane()
         self._inbox: Inbox | None = None
         if on_message is None:
             delivery = self._inbox = Inbox(config.receive_high_water, waker.wake)
         else:
-            delivery = CallbackDelivery(on_message)
+            delivery = LaneDelivery(
+                CallbackDelivery(on_message), self._lane, config.receive_high_water, waker.wake
+            )
         self._delivery = delivery
         self._driver = Driver(
             config,
             queue=self._queue,
             delivery=delivery,
+            lane=self._lane,
             metrics=self._metrics,
             clock=self._clock,
             rng=rng,
             new_transport=new_transport or WebSocketTransport,
             waker=waker,
-            on_connected=self._greet,
+            on_connected=None if on_connected is None else self._greet,
             on_session_lost=self._lose_session,
-            on_answer=self._requests.answered,
+            on_answer=self._guarded(self._requests.answered),
             on_start=self._start,
             on_rest=self._rest,
         )
         self._sender = Sender(self._driver, self._queue, self._clock)
+        self._queue.bind(self._sender.check, self._signal_soon)
         self._watches = StateWatches(self._driver.tracker.machine)
         if on_state_change is not None:
-            self._driver.tracker.machine.subscribe(on_state_change)
+            self._driver.tracker.machine.subscribe(self._guarded(on_state_change))
         self._driver.tracker.subscribe(self._log_event)
+        register(self)
+        disconnect_at_exit(self)
 
     def __repr__(self) -> str:
         """For example ``<TunnelService connected to wss://example.com/, 3 queued>``."""
+        if is_inherited(self):
+            return "<TunnelService of another process>"
         connection = self.tracker.connection
         where = f" to {connection.server_url}" if connection is not None else ""
         return f"<TunnelService {self.state.value}{where}, {self._queue.size} queued>"
@@ -204,10 +244,12 @@ class TunnelService:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.disconnect()
+        if not is_inherited(self):  # a forked child has nothing to end
+            self.disconnect()
 
     # The connection
 
+    @raises_bare
     def connect(
         self,
         server_url: str,
@@ -219,6 +261,10 @@ class TunnelService:
         headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
         subprotocols: Iterable[str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        tls: TlsSettings | None = None,
+        proxy: str | None = "auto",
+        unix_socket: str | os.PathLike[str] | None = None,
+        socket_options: Iterable[SocketOption] = (),
     ) -> None:
         """Connect, and stay connected from then on.
 
@@ -233,7 +279,16 @@ class TunnelService:
             wait: False: return at once, and go on in the background.
             headers: Further headers of the upgrade.
             subprotocols: Offered in this order (RFC 6455, section 1.9).
-            ssl_context: For wss; None: one that verifies against the system's certificates.
+            ssl_context: For wss; None: one that verifies against the system's certificates. TLS 1.2
+                is the least that is accepted, whatever the context allows.
+            tls: In place of a context: own authorities, a client certificate, pins.
+            proxy: ``http``, ``https``, ``socks4``, ``socks4a``, ``socks5`` or ``socks5h`` URL, with
+                credentials if it wants any; ``"auto"``: what the environment says at this moment
+                (`https_proxy` for wss, `http_proxy` for ws, `all_proxy`, `no_proxy`), never for
+                this machine itself; None: none. Needs the extra ``proxy``.
+            unix_socket: The path of a Unix socket to connect to; the URL gives all but the address.
+            socket_options: Level, name and value of each, set before connecting, such as
+                ``(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)``.
 
         Raises:
             ConfigurationError, TypeError: An argument is wrong; nothing has changed.
@@ -241,18 +296,34 @@ class TunnelService:
             ConnectTimeoutError: The time was up; its cause is the error of the last attempt.
             TunnelError: The connection failed for good: the error that ended the attempts.
         """
+        url = TunnelUrl.parse(server_url)
         request = Connect(
             Target(
-                url=TunnelUrl.parse(server_url),
+                url=url,
                 user_id=checked_text("user_id", user_id),
                 token=checked_token(auth_token),
                 headers=validate_headers(headers),
                 subprotocols=validate_subprotocols(subprotocols),
-                ssl_context=checked_context(ssl_context),
+                ssl_context=chosen_context(
+                    tls, checked_context(ssl_context), is_secure=url.is_secure
+                ),
+                options=checked_dial_options(
+                    url,
+                    proxy=proxy,
+                    unix_socket=unix_socket,
+                    socket_options=socket_options,
+                    tls=tls,
+                ),
             )
         )
         timeout = checked_seconds("timeout", timeout)
-        self._driver.post(request)
+        try:
+            self._driver.post(request)
+        except TunnelError:
+            raise
+        except BaseException:  # Ctrl-C: it may be posted nevertheless
+            self._give_up(request)
+            raise
         if wait and not self._driver.worker.is_own_thread:
             self._await(request, timeout)
 
@@ -282,13 +353,14 @@ class TunnelService:
     def disconnect(self, graceful: bool = True, timeout: float = 10.0) -> DrainReport:
         """End the connection with close code 1000 (requirements 8.1 and 8.3).
 
-        While not connected it waits for nothing. Messages that are not out by then stay in the
-        queue; requests that are not answered by then fail. A session whose messages were all
-        acknowledged ends; another one is kept for a later `connect`.
+        While not connected it waits for nothing but callbacks. Messages that are not out by then
+        stay in the queue; requests that are not answered by then fail. A session whose messages
+        were all acknowledged ends; another one is kept for a later `connect`.
 
         Args:
             graceful: Write what is queued first, with a resuming peer until it is acknowledged, and
-                wait for the peer's close frame.
+                wait for the peer's close frame and for callbacks that are running. A session does
+                not end before those have had all that came; without the time for that it is kept.
             timeout: Seconds for all of that; it is kept on a dead link, too.
 
         Returns:
@@ -301,13 +373,16 @@ class TunnelService:
             self._driver.post(request)
             if not worker.is_own_thread:
                 link = self._driver.link
-                # A callback that blocks would keep the thread from its deadline.
+                # An observer that blocks would keep the thread from its deadline.
                 if not worker.wait(request.done, seconds) and link is not None:
                     link.abort()
                 worker.join(_GRACE)
+                if graceful:
+                    worker.join_superseded(request.deadline - self._clock.monotonic())
         channel = self._driver.channel
         if channel.session is None or not worker.is_own_thread:
             self._requests.fail_all(InvalidStateError("the tunnel was disconnected"))
+        self._queue.deliver_signals()
         unsent = (item for item in self._queue.snapshot() if not isinstance(item, Parcel))
         return DrainReport(tuple(unsent), channel.unacknowledged_messages())
 
@@ -523,7 +598,8 @@ class TunnelService:
     ) -> Future[TunnelResponse]:
         """Ask the peer, and do not wait: a future has the answer, or the error, of `request`.
 
-        Its `cancel` tells the peer not to bother. Its callbacks run on the tunnel's thread.
+        Its `cancel` tells the peer not to bother. Its callbacks must not block: they run on the
+        thread that brings its end, the tunnel's or that of all timers.
 
         Args:
             payload: As for `request`.
@@ -556,7 +632,8 @@ class TunnelService:
         A process that was killed gets again, in the same session, what it had not acknowledged. One
         that stores the position together with what a message has caused can tell what it has had:
         messages of the same session up to the stored number. Meant for `on_message`; None before
-        the first session.
+        the first session. While a slow callback is at a message of a session that was lost, and of
+        which nothing comes again, the number is that of the last one before any of this session.
         """
         return self._driver.channel.position(self._delivery.taken)
 
@@ -596,7 +673,7 @@ class TunnelService:
         Returns:
             A function that ends the subscription.
         """
-        return self.tracker.subscribe(callback)
+        return self.tracker.subscribe(self._guarded(callback))
 
     @property
     def tracker(self) -> ConnectionStateTracker:
@@ -664,20 +741,24 @@ class TunnelService:
         """The tunnel's thread; for `tunnel.testing.drive`."""
         return self._driver.worker
 
+    def post_close(self, request: Close) -> None:
+        """Ask for the end, and do not wait for it; for `tunnel.exits`."""
+        self._driver.post(request)
+
+    def leave_to_parent(self) -> None:
+        """This is a forked child now, and the connection is the parent's; for `tunnel.forks`."""
+        for part in (self._driver.worker, self._driver, self):
+            disown(part)
+
     # Inside
 
     def _await(self, request: Connect, timeout: float | None) -> None:
         outcome, worker = request.outcome, self._driver.worker
-
-        def give_up() -> None:
-            if outcome.cancel():  # too late if the connection is there, or has failed
-                self._driver.post(CancelConnect(request))
-
         try:
-            with self._due(timeout, give_up):
+            with self._due(timeout, lambda: self._give_up(request)):
                 worker.wait(_event_of(outcome), timeout)
         finally:
-            give_up()  # also after a KeyboardInterrupt: nobody wants the connection any more
+            self._give_up(request)  # also after a KeyboardInterrupt: nobody wants it any more
         if outcome.cancelled():
             worker.join(_GRACE)
             message = f"not connected within {timeout:g} s"
@@ -686,6 +767,10 @@ class TunnelService:
         if error is not None:
             worker.join(_GRACE)
             raise error
+
+    def _give_up(self, request: Connect) -> None:
+        if request.outcome.cancel():  # too late if the connection is there, or has failed
+            self._driver.post(CancelConnect(request))
 
     @contextmanager
     def _due(self, timeout: float | None, callback: Callable[[], None]) -> Iterator[None]:
@@ -711,19 +796,57 @@ class TunnelService:
                 yield next(received)
             # Whoever asks for the next has taken this one, whether there is a next one or not.
 
+    def _guarded(self, callback: Callable[[_T], object]) -> Callable[[_T], None]:
+        """The same for the midst of something: what ends a thread waits until that is done.
+
+        In another thread than the tunnel's it is for whoever has called.
+        """
+
+        def call(argument: _T) -> None:
+            try:
+                callback(argument)
+            except Exception:
+                raise
+            except BaseException as error:
+                if not self._driver.worker.is_own_thread:
+                    raise
+                self._driver.post(CallbackFailed(error))
+
+        return call
+
     def _greet(self, resumed: bool) -> None:
-        if self._on_connected is not None:
-            self._on_connected(self, resumed)
+        assert self._on_connected is not None
+        self._on_connected(self, resumed)
 
     def _lose_session(self, error: SessionLostError) -> None:
-        self._requests.fail_all(error)
-        if self._on_session_lost is not None:
-            self._on_session_lost(error)
+        self._guarded(self._requests.fail_all)(error)
+        on_session_lost = self._on_session_lost
+        if on_session_lost is None:
+            return
+
+        def tell() -> None:
+            try:
+                on_session_lost(error)
+            except Exception:
+                logger.exception("on_session_lost raised; its messages count as reported")
+
+        self._lane.add(tell)
 
     def _post_parcel(
         self, parcel: Parcel, priority: RequestPriority, timeout: float | None
     ) -> None:
         self._sender.send_parcel(parcel, priority, timeout)
+
+    def _signal_soon(self) -> None:
+        """The queue has something to tell its subscribers: a callback as any other."""
+        self._lane.add(self._queue.deliver_signals)
+        self._waker.wake()
+
+    def _cancel_request(self, parcel: Parcel) -> None:
+        """Tell the peer that an answer is not wanted; at once, or on the next link."""
+        link = self._driver.link
+        if self._driver.channel.cancel(parcel) and link is not None:
+            link.writer.nudge()
 
     def _start(self) -> None:
         if self._inbox is not None:
@@ -747,6 +870,7 @@ class TunnelService:
         )
 
 
+@raises_bare
 def connect(
     url: str,
     *,
@@ -779,6 +903,6 @@ def connect(
 
 def _event_of(outcome: Future[Any]) -> threading.Event:
     """An event that is set when there is an outcome."""
-    event = threading.Event()
+    event = Event()
     outcome.add_done_callback(lambda _: event.set())
     return event

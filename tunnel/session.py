@@ -59,9 +59,11 @@ Item: TypeAlias = str | bytes
 """A message of the application, or a `Parcel`."""
 
 _S = SessionState
-_TEXT, _BINARY, _ACK = FrameKind.TEXT, FrameKind.BINARY, FrameKind.ACK
+# Plain numbers: to compare with a member of an enumeration takes longer.
+_TEXT, _BINARY, _ACK = int(FrameKind.TEXT), int(FrameKind.BINARY), int(FrameKind.ACK)
 _PARCELS = frozenset({FrameKind.REQUEST, FrameKind.RESPONSE, FrameKind.CANCEL})
 _HALF = 2**31
+_MOST_RELEASED = 2**63  # a counter has 64 bits on the wire, and goes on from here
 _ACKNOWLEDGE_AT_LEAST_EVERY = 256  # frames, however large the window
 
 
@@ -180,8 +182,13 @@ class Session:
     def answered(self, answer: Answer) -> bool:
         """Take the server's answer to the greeting.
 
+        A session of another process may know fewer of its own numbers than the server has received:
+        a loss of power can take the last of what was on file. It cannot go on then, since nobody
+        knows what had those numbers. Once resumed here, a session knows them all.
+
         Returns:
-            Whether a link carries the session now; False: the server does not know it any more.
+            Whether a link carries the session now; False: the server does not know it any more, or
+            knows more of it than this end.
 
         Raises:
             SessionViolation: It is no answer to the greeting, or cannot be true.
@@ -191,6 +198,9 @@ class Session:
             self.peer_limits = answer.limits
             self.machine.fire("opened")
         elif isinstance(answer, Resumed) and self.state == _S.RESUMING:
+            if self._is_restored and answer.received > self.last_number:
+                self.machine.fire("lose")
+                return False
             self._check_counters(answer.received)
             self._believe_released(answer.released)
             self._is_restored = False
@@ -233,7 +243,9 @@ class Session:
         session.last_number = session._written = last_number  # nobody knows what was written
         for number in range(acknowledged + 1, last_number + 1):
             item = messages.get(number)
-            session._keep(item, ticket.peer_limits.bytes + 1 if item is None else _size(item))
+            size = ticket.peer_limits.bytes + 1 if item is None else _size(item)
+            session._kept.append((item, size))
+        session.recount()
         session._is_restored = True
         for trigger in ("open", "opened", "detach"):
             session.machine.fire(trigger)
@@ -321,7 +333,7 @@ class Session:
         """Go on after what the process before this one had acknowledged."""
         if released <= self.received:
             return
-        if not self._is_restored:
+        if not self._is_restored or released >= _MOST_RELEASED:
             raise SessionViolation(f"{released} frames released, of which {self.received} arrived")
         self.received = self._taken = self._acknowledged_to_peer = released
 
@@ -375,11 +387,32 @@ class Session:
         """
         first = self.last_number + 1
         frames = [_frame(item, number) for number, item in enumerate(items, first)]
-        for item, frame in zip(items, frames, strict=True):
-            self._keep(item, len(frame) - OVERHEAD)
+        sizes = [len(frame) - OVERHEAD for frame in frames]
+        # In this order: an interruption may cost room, and never gives too much of it.
+        self.unacknowledged_bytes += sum(sizes)
+        self._kept += zip(items, sizes, strict=True)
         self.last_number += len(frames)
         self._next_on_link = self.last_number + 1
         return frames
+
+    def send_one(self, item: Item) -> bytes | None:
+        """Number one item and make its frame: `send` for the common case, in less time.
+
+        Returns:
+            The frame; None if there is no room for it, or something waits to be replayed.
+        """
+        number = self.last_number + 1
+        if self._next_on_link != number:
+            return None
+        frame = _frame(item, number)
+        size = len(frame) - OVERHEAD
+        if not self.has_room_for(size):
+            return None
+        self.unacknowledged_bytes += size
+        self._kept.append((item, size))
+        self.last_number = number
+        self._next_on_link = number + 1
+        return frame
 
     def replay(self, limit: int, max_bytes: int) -> list[bytes]:
         """The next frames that were numbered before and belong on this link, too.
@@ -411,13 +444,23 @@ class Session:
             How many of them were written for the first time.
         """
         before = self._written
-        self._confirmed_on_link += count
+        # No more than was put on it: after an interruption a writer may say something twice.
+        self._confirmed_on_link = min(self._confirmed_on_link + count, self._next_on_link - 1)
         self._written = max(before, self._confirmed_on_link)
         return self._written - before
 
-    def _keep(self, item: Item | None, size: int) -> None:
-        self._kept.append((item, size))
-        self.unacknowledged_bytes += size
+    def recount(self) -> None:
+        """What is kept is what was numbered, also if an exception came in between.
+
+        Not while anything is being put on a link.
+        """
+        self.last_number = self.acknowledged + len(self._kept)
+        self.unacknowledged_bytes = sum(size for _, size in self._kept)
+
+    @property
+    def written(self) -> int:
+        """The number of the last own frame that was ever written whole."""
+        return self._written
 
     def unacknowledged_items(self) -> tuple[Item, ...]:
         """What the other end has not acknowledged, oldest first."""
@@ -435,24 +478,7 @@ class Session:
         if self.violation is not None or self.ended_by_peer is not None:
             return items
         try:
-            for frame in frames:
-                try:
-                    kind, number = read_numbered_header(frame)
-                except struct.error:
-                    self._obey_short(frame)
-                    if self.ended_by_peer is not None:
-                        break
-                    continue
-                if number == (self.received + 1) & MAX_UINT32 and kind <= _BINARY and kind:
-                    payload = frame[OVERHEAD:]
-                    items.append(payload.decode() if kind == _TEXT else payload)
-                    self._note_received(len(payload))
-                elif kind == _ACK:
-                    self._note_acknowledged(number, frame)
-                else:
-                    self._receive_other(kind, number, frame, items)
-                    if self.ended_by_peer is not None:
-                        break
+            self._receive_into(items, frames)
             self._check_window()
         except UnicodeDecodeError:
             self.violation = SessionViolation("a text that is no UTF-8")
@@ -460,7 +486,45 @@ class Session:
             self.violation = violation
         return items
 
+    def _receive_into(self, items: list[Item], frames: Iterable[bytes]) -> None:
+        # The next message is what a frame nearly always is, so for that the counters are locals.
+        read, add, note_size = read_numbered_header, items.append, self._sizes.append
+        expected = (self.received + 1) & MAX_UINT32
+        count = held = 0
+        try:
+            for frame in frames:
+                try:
+                    kind, number = read(frame)
+                except struct.error:
+                    kind = number = -1
+                if number == expected and 0 < kind <= _BINARY:
+                    payload = frame[OVERHEAD:]
+                    size = len(payload)
+                    add(payload if kind == _BINARY else payload.decode())
+                    note_size(size)
+                    count += 1
+                    held += size
+                    expected = (number + 1) & MAX_UINT32
+                elif kind == _ACK:
+                    self._note_acknowledged(number, frame)
+                else:
+                    self._count_received(count, held)
+                    count = held = 0
+                    self._receive_other(kind, number, frame, items)
+                    if self.ended_by_peer is not None:
+                        return
+                    expected = (self.received + 1) & MAX_UINT32
+        finally:
+            self._count_received(count, held)
+
+    def _count_received(self, count: int, size: int) -> None:
+        self.received += count
+        self._held_bytes += size
+
     def _receive_other(self, kind: int, number: int, frame: bytes, items: list[Item]) -> None:
+        if len(frame) < OVERHEAD:
+            self._obey_short(frame)
+            return
         if kind == FrameKind.END:
             self.ended_by_peer = read_reason(frame)
             return
@@ -493,9 +557,8 @@ class Session:
             raise SessionViolation(f"a frame of {len(frame)} bytes")
 
     def _note_received(self, size: int) -> None:
-        self.received += 1
         self._sizes.append(size)
-        self._held_bytes += size
+        self._count_received(1, size)
 
     def _check_window(self) -> None:
         """What is not acknowledged is what we hold, or might have to."""
@@ -510,12 +573,18 @@ class Session:
         count = (number - self.acknowledged) & MAX_UINT32
         if count >= _HALF:
             return  # older than one before: it says nothing new
-        if self.acknowledged + count >= self._next_on_link:
-            raise SessionViolation(f"number {self.acknowledged + count} acknowledged, never sent")
+        last = self.acknowledged + count
+        if last > max(self._written, self._next_on_link - 1):
+            raise SessionViolation(f"number {last} acknowledged, never sent")
         for _ in range(count):
             _, size = self._kept.popleft()
             self.unacknowledged_bytes -= size
-        self.acknowledged += count
+        self.acknowledged = last
+        if self._next_on_link <= last:
+            # True, but not said by the end of this link: somebody repeats what it has heard on an
+            # earlier one. That must cost nobody the session.
+            self._next_on_link = last + 1
+            self._confirmed_on_link = max(self._confirmed_on_link, last)
 
     # Acknowledging
 
@@ -586,6 +655,8 @@ class Session:
 
 def _frame(item: Item | None, number: int) -> bytes:
     number &= MAX_UINT32
+    if type(item) is bytes:
+        return numbered_header(_BINARY, number) + item
     if isinstance(item, str):
         return numbered_header(_TEXT, number) + item.encode()
     if item is None:

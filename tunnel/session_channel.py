@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import takewhile
 from typing import cast
 
@@ -26,6 +26,7 @@ from tunnel.session_frames import Parcel, SessionViolation
 from tunnel.session_lifecycle import SessionState
 from tunnel.timers import timers_of
 
+_MESSAGES = frozenset({str, bytes})
 _RETRY_DELAY = 1.0
 """Seconds before numbers that could not be written to the queue's file are given again."""
 
@@ -72,7 +73,13 @@ class SessionChannel:
         # Guards the session and the fields below. The queue is never called with it held.
         self._lock = threading.Lock()
         self._settled = threading.Condition(self._lock)
-        self._first: deque[Message] = deque()  # the application goes first on a new link
+        # What goes before the queue: what the application says first on a new link, and CANCELs.
+        # Each is in a tuple of its own, so that it can be told from an equal one.
+        self._first: deque[tuple[Message]] = deque()
+        # While one of them gets its number: which, and the last number before.
+        self._moving: tuple[tuple[Message], int] | None = None
+        self._words: deque[int] = deque()  # the numbers of the application's first words
+        self._asides: deque[int] = deque()  # the numbers of what is no message, and not written
         self._is_asking = False  # the batch that is being written is an ASK
         self._taken = 0  # as far as the session was told
         self.losses = self.returns = 0
@@ -94,26 +101,26 @@ class SessionChannel:
     def lose(self, reason: str) -> Loss:
         """Carry no session any more, without a link.
 
-        Messages that were never written are the first in the queue again.
+        Messages that were never written are the first in the queue again; unless the application
+        said them first on a link, since on the next one it speaks again. Those are handed back with
+        what is unacknowledged; and so are all, if the queue cannot take them back.
         """
         with self._lock:
-            session = self._live
-            loss = session.lose(reason)
-            self.losses += bool(loss.unacknowledged)
+            loss = self._live.lose(reason)
+            _hand_back_words(loss, self._words)
+            loss.unacknowledged += (message for (message,) in self._first)
+            _drop_parcels(loss)
             self._returning = len(loss.unwritten)
             self._let_go()
-        # A request dies with its session; so does its answer.
-        unwritten = [
-            (item, number)
-            for item, number in zip(loss.unwritten, loss.unwritten_numbers, strict=True)
-            if not isinstance(item, Parcel)
-        ]
         try:
-            self._queue.put_back(
-                [item for item, _ in unwritten], [number for _, number in unwritten]
-            )
+            self._queue.put_back(loss.unwritten, loss.unwritten_numbers)
+        except Exception as error:
+            logger.error("what was never written cannot return to the queue: {}", error)
+            loss.unacknowledged += loss.unwritten
+            loss.unwritten, loss.unwritten_numbers = [], []
         finally:
             with self._lock:
+                self.losses += bool(loss.unacknowledged)
                 self._returning = 0
                 self.returns += 1
                 self._settled.notify_all()
@@ -127,6 +134,8 @@ class SessionChannel:
         self.session = None
         self._is_ended = False
         self._first.clear()
+        self._words.clear()
+        self._asides.clear()
 
     # What the outbox asks, by whoever has the write role; see `tunnel.outbox.Source`
 
@@ -146,7 +155,7 @@ class SessionChannel:
         if self._first:
             with self._lock:  # whoever writes may be about to take it
                 if self._first:
-                    return self._can_go(session, _length(self._first[0]))
+                    return self._can_go(session, _length(self._first[0][0]))
         if not self._queue.waiting:
             return 0
         length = self._queue.next_length
@@ -163,7 +172,7 @@ class SessionChannel:
             if session.has_replay:
                 return list(session.replay(limit, max_bytes))
             has_first = bool(self._first)
-            if has_first and not session.has_room_for(_length(self._first[0])):
+            if has_first and not session.has_room_for(_length(self._first[0][0])):
                 return self._ask(session)
             messages, room = session.room()
             is_alone = session.unacknowledged == 0
@@ -194,7 +203,12 @@ class SessionChannel:
             limit, max_bytes, max_first=max_first, number=session.last_number + 1
         )
         with self._lock:
-            frames = session.send(_wanted(items))
+            wanted = _wanted(items)
+            first = session.last_number + 1
+            frames = session.send(wanted)
+            if not _MESSAGES.issuperset(map(type, wanted)):
+                kinds = enumerate(map(type, wanted), first)
+                self._asides += (number for number, kind in kinds if kind not in _MESSAGES)
         self._queue.hand_over(len(items))
         self._before_take = None
         return list(frames)
@@ -209,7 +223,18 @@ class SessionChannel:
     def _take_first(self, session: Session) -> list[Message]:
         self._queue.record_number(session.last_number + 1)  # it was in no queue, and so in no file
         with self._lock:
-            return list(session.send((self._first.popleft(),)))
+            entry = self._first[0]
+            self._moving = entry, session.last_number
+            frames = session.send(entry)
+            self._note_first(entry, session.last_number)
+            self._first.popleft()
+            self._moving = None
+            return list(frames)
+
+    def _note_first(self, entry: tuple[Message], number: int) -> None:
+        """Needs the lock."""
+        numbers = self._asides if isinstance(entry[0], Parcel) else self._words
+        numbers.append(number)
 
     def _ask(self, session: Session) -> list[Message]:
         """What waits has no room: ask for acknowledgements, once. Needs the lock."""
@@ -223,15 +248,16 @@ class SessionChannel:
         session = self._live
         if self._queue.waiting:  # without room, or it would be there no more
             return None
+        is_aside = type(message) is Parcel
         with self._lock:
-            if (
-                session.has_replay
-                or self._first
-                or self._is_ended
-                or not session.has_room_for(_length(message))
-            ):
+            if self._first or self._is_ended:
                 return None
-            return session.send((message,))[0]
+            if is_aside and not cast("Parcel", message).claim():
+                return None
+            frame = session.send_one(message)
+            if is_aside and frame is not None:
+                self._asides.append(session.last_number)
+        return frame
 
     def adopt(self, message: Message, priority: RequestPriority, expires_in: float | None) -> None:
         """Nothing: what was written in part is numbered, and so it is kept."""
@@ -246,8 +272,17 @@ class SessionChannel:
             if self._is_asking:  # that was a batch of its own, and has no number
                 self._is_asking, count = False, count - 1
             fresh = session.confirm(count)
+            if self._asides:
+                fresh -= self._count_asides(session.written, fresh)
         if fresh:
             self._metrics.record_messages_sent(fresh)
+
+    def _count_asides(self, written: int, fresh: int) -> int:
+        """How many of the last frames that were written are no messages. Needs the lock."""
+        count = 0
+        while self._asides and self._asides[0] <= written:
+            count += self._asides.popleft() > written - fresh
+        return count
 
     def restore(self) -> None:
         """What was not written is replayed on the next link; what has no number yet returns.
@@ -258,7 +293,8 @@ class SessionChannel:
         session = self._live
         with self._lock:
             self._is_asking = False
-            session.last_number = session.acknowledged + session.unacknowledged
+            session.recount()
+            self._finish_moving(session)
         before, self._before_take = self._before_take, None
         if before is None or self._queue.size == self._queue.waiting:
             return
@@ -266,6 +302,16 @@ class SessionChannel:
         if numbered:  # and still in the queue's books, too
             self._queue.hand_over(numbered)
         self._queue.restore()
+
+    def _finish_moving(self, session: Session) -> None:
+        """What has got its number does not wait for one any more. Needs the lock."""
+        moving, self._moving = self._moving, None
+        if moving is None:
+            return
+        entry, before = moving
+        if session.last_number > before and self._first and self._first[0] is entry:
+            self._note_first(entry, session.last_number)
+            self._first.popleft()
 
     # For the tunnel's thread
 
@@ -283,10 +329,28 @@ class SessionChannel:
         """Whether `end` has ended the present session."""
         return self._is_ended
 
-    def send_first(self, message: Message) -> None:
-        """Send before all that is queued; for the application's words on a new link."""
+    def send_first(self, message: Message, session: Session | None) -> None:
+        """Send before all that is queued; for the application's words on a new link.
+
+        Dropped if `session` is not the present one any more.
+        """
         with self._lock:
-            self._first.append(message)
+            if session is self.session:
+                self._first.append((message,))
+
+    def cancel(self, parcel: Parcel) -> bool:
+        """Send a CANCEL before all that is queued, and without room in the queue. Any thread.
+
+        The REQUEST has its number already, so it comes before. With the session that goes, too.
+
+        Returns:
+            Whether it waits to be written now; False: there is nobody to be told.
+        """
+        with self._lock:
+            if self.session is None or self._is_ended:
+                return False
+            self._first.append((parcel,))
+            return True
 
     def receive(self, frames: Sequence[Message]) -> list[Message]:
         """Take what came through the link.
@@ -300,6 +364,8 @@ class SessionChannel:
             before = session.acknowledged
             items = _received(session, frames)
             acknowledged = session.acknowledged
+            while self._words and self._words[0] <= acknowledged:
+                self._words.popleft()
             is_settled = acknowledged != before and not self._unsettled
             if is_settled:
                 self._settled.notify_all()
@@ -339,6 +405,9 @@ class SessionChannel:
     def position(self, taken: int) -> tuple[bytes, int] | None:
         """The session's id, and the number of the message in hand or else of the last one.
 
+        While what is in hand came in an earlier session, nothing of this one counts as in hand,
+        though it may have arrived.
+
         Args:
             taken: As for `acknowledgement`.
         """
@@ -347,7 +416,7 @@ class SessionChannel:
             if session is None or not session.id:
                 return None
             self._note_taken(session, taken)
-            is_in_hand = session.taken < session.received
+            is_in_hand = taken >= self.delivered_before and session.taken < session.received
             return session.id, session.taken + is_in_hand
 
     def _note_taken(self, session: Session, taken: int) -> None:
@@ -398,7 +467,8 @@ class SessionChannel:
         """The messages among them, oldest first."""
         with self._lock:
             items = () if self.session is None else self.session.unacknowledged_items()
-            return (*(item for item in items if not isinstance(item, Parcel)), *self._first)
+            first = (message for (message,) in self._first)
+            return tuple(item for item in (*items, *first) if not isinstance(item, Parcel))
 
     def wait_until_settled(self, timeout: float | None) -> bool:
         """Wait until nothing is unacknowledged.
@@ -436,7 +506,23 @@ def _received(session: Session, frames: Sequence[Message]) -> list[Item]:
 
 def _wanted(items: list[Item]) -> list[Item | None]:
     """The items; a request that nobody waits for any more only uses its number up."""
-    return [None if isinstance(item, Parcel) and item.is_withdrawn else item for item in items]
+    return [None if isinstance(item, Parcel) and not item.claim() else item for item in items]
+
+
+def _hand_back_words(loss: Loss, words: Container[int]) -> None:
+    """Move what was said first on a link from what is to be sent to what is not."""
+    unwritten = [*zip(loss.unwritten, loss.unwritten_numbers, strict=True)]
+    loss.unacknowledged += [item for item, number in unwritten if number in words]
+    loss.unwritten = [item for item, number in unwritten if number not in words]
+    loss.unwritten_numbers = [number for _, number in unwritten if number not in words]
+
+
+def _drop_parcels(loss: Loss) -> None:
+    """A request dies with its session; so does its answer."""
+    loss.unacknowledged = [item for item in loss.unacknowledged if not isinstance(item, Parcel)]
+    unwritten = [*zip(loss.unwritten, loss.unwritten_numbers, strict=True)]
+    loss.unwritten = [item for item, _ in unwritten if not isinstance(item, Parcel)]
+    loss.unwritten_numbers = [n for item, n in unwritten if not isinstance(item, Parcel)]
 
 
 def _length(message: Message) -> int:

@@ -85,20 +85,44 @@ class Limits:
 class Parcel(bytes):
     """The payload of a numbered frame that is no message of the application.
 
+    One thread may withdraw it while another is about to number it: whoever comes first decides.
+
     Attributes:
         kind: What it is.
-        is_withdrawn: Nobody wants it any more: it need not be sent if it has not been numbered.
     """
 
     kind: FrameKind
-    is_withdrawn: bool
 
     def __new__(cls, kind: FrameKind, payload: bytes) -> Parcel:
         """Make one of a kind that is numbered."""
         parcel = super().__new__(cls, payload)
         parcel.kind = kind
-        parcel.is_withdrawn = False
         return parcel
+
+    def withdraw(self) -> bool:
+        """Nobody wants it any more. Harmless to repeat; any thread.
+
+        Returns:
+            Whether it was in time: it has no number and gets none.
+        """
+        return self._decide("withdrawn")
+
+    def claim(self) -> bool:
+        """It is about to be numbered. Harmless to repeat; any thread.
+
+        Returns:
+            Whether it is to be sent; False: it was withdrawn.
+        """
+        return self._decide("claimed")
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether it was withdrawn in time."""
+        return vars(self).get("_fate") == "withdrawn"
+
+    def _decide(self, fate: str) -> bool:
+        # `setdefault` is one step for all threads.
+        return bool(vars(self).setdefault("_fate", fate) == fate)
 
 
 @dataclass(frozen=True)

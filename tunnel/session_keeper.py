@@ -8,12 +8,18 @@ again but handed back. What was never written goes out in the new session, first
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from tunnel.clock import Clock
 from tunnel.config import TunnelConfig
 from tunnel.delivery import Delivery
-from tunnel.errors import MessageTooBigError, ProtocolVersionError, SessionLostError
+from tunnel.errors import (
+    InvalidStateError,
+    MessageTooBigError,
+    ProtocolVersionError,
+    SessionLostError,
+)
 from tunnel.outbox import Message
 from tunnel.request_queue import RequestQueue
 from tunnel.session import Loss, Session
@@ -26,6 +32,7 @@ from tunnel.session_frames import (
     Greeting,
     Limits,
     Parcel,
+    Resumed,
     SessionViolation,
 )
 from tunnel.session_handshake import SessionHandshake
@@ -130,8 +137,10 @@ class SessionKeeper:
             raise ProtocolVersionError("the server resumes sessions in another way", status=101)
         handshake = SessionHandshake(transport, self._clock, deadline, interrupted, config)
         try:
-            while not self._answered(handshake.ask(self._greeting(config))):
-                pass  # the session is gone, so a new one is asked for
+            while not self._answered(answer := handshake.ask(self._greeting(config))):
+                # The session is lost, so a new one is asked for.
+                if isinstance(answer, Resumed):
+                    handshake.leave()
         except SessionViolation as violation:
             raise handshake.refused(1002, str(violation)) from None
         self._check_sizes()
@@ -156,7 +165,10 @@ class SessionKeeper:
             self.lose("the server's answer to the session cannot be")
             raise
         if not is_attached:
-            self.lose("the server does not know the session any more")
+            if isinstance(answer, Resumed):
+                self.lose("the server has received more than the queue's file knows of")
+            else:
+                self.lose("the server does not know the session any more")
         elif was_new:
             self._queue.save_session(self._server, session.ticket)
         self.is_resumed = is_attached and not was_new
@@ -205,8 +217,13 @@ class SessionKeeper:
             self._channel.carry(None)
             return
         loss = self._channel.lose(reason)
-        self._queue.forget_session()
         self._remember(loss)
+        # Nobody waits for the answers of a lost session, nor could they come.
+        requests = [item for item in self._queue.snapshot() if isinstance(item, Parcel)]
+        if requests:
+            with contextlib.suppress(InvalidStateError):  # of a queue that is closed they stay
+                self._queue.discard(requests)
+        self._queue.forget_session()
 
     def _remember(self, loss: Loss) -> None:
         unacknowledged = [item for item in loss.unacknowledged if not isinstance(item, Parcel)]

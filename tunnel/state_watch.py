@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from statemachine import Record, StateMachine
+from tunnel.interruptible import Event
 from tunnel.lifecycle import TunnelConnectionState
 
 
@@ -20,7 +21,7 @@ class StateWatch:
 
     def __init__(self, states: frozenset[str]) -> None:
         self.states = states
-        self.seen = threading.Event()
+        self.seen: threading.Event = Event()
         self.last: str | None = None
 
     def note(self, state: str) -> None:
@@ -43,9 +44,9 @@ class StateWatches:
     def watch(self, *states: TunnelConnectionState, also_now: bool) -> Iterator[StateWatch]:
         """Watch for `states`; with `also_now`, being in one of them already counts."""
         watch = StateWatch(frozenset(TunnelConnectionState(state).value for state in states))
-        with self._lock:
-            self._watches += (watch,)
         try:
+            with self._lock:
+                self._watches += (watch,)
             if also_now:  # looked at after the watch began, so that nothing falls in between
                 watch.note(self._machine.state)
             yield watch

@@ -13,8 +13,10 @@ import select
 import socket
 import ssl
 import threading
+from collections.abc import Collection
 from typing import NamedTuple
 
+from tunnel.forks import close_in_child
 from tunnel.waker import Waker
 
 TLS_PIECE = 16 * 1024
@@ -41,6 +43,9 @@ _POLL_IN = getattr(select, "POLLIN", 0)
 _POLL_OUT = getattr(select, "POLLOUT", 0)
 _POLL_BROKEN = getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)  # always reported
 _POLL_PEER_END = getattr(select, "POLLRDHUP", 0)  # Linux: the peer has shut its side
+
+_WANTED_BY_TLS = 0.05
+"""Seconds between two tries of a write for which room alone will not do."""
 
 _LONGEST_WAIT = 1_000_000.0
 """Seconds, 11 days: poll takes no more than 24. A wait that is cut short counts as timed out."""
@@ -113,6 +118,26 @@ def _wait_by_select(
     )
 
 
+def wait_for_any(
+    socks: Collection[socket.socket], waker: Waker, timeout: float
+) -> tuple[list[socket.socket], bool]:
+    """Wait until one of several sockets is connected or has failed to, or the waker is set.
+
+    Returns:
+        The sockets that are ready, and whether the waker was set. Neither: the time was up.
+    """
+    timeout = min(max(0.0, timeout), _LONGEST_WAIT)
+    if not hasattr(select, "poll"):
+        readable, writable, failed = select.select([waker], socks, socks, timeout)
+        return [sock for sock in socks if sock in writable or sock in failed], bool(readable)
+    poller = select.poll()
+    for sock in socks:
+        poller.register(sock, _POLL_OUT)
+    poller.register(waker, _POLL_IN)
+    events = dict(poller.poll(timeout * 1000 + 0.999))  # rounded up, as above
+    return [sock for sock in socks if sock.fileno() in events], waker.fileno() in events
+
+
 class Stream:
     """A connected, non-blocking stream socket.
 
@@ -121,15 +146,20 @@ class Stream:
     writing.
     """
 
-    __slots__ = ("_lock", "_sock", "_tls", "waker")
+    __slots__ = ("_lock", "_sock", "_tls", "_wants_peer", "waker")
 
     def __init__(self, sock: socket.socket, waker: Waker) -> None:
         sock.setblocking(False)
+        close_in_child(sock)
         self._sock = sock
         self._tls = isinstance(sock, ssl.SSLSocket)
         # Around each call into OpenSSL; and around `abort`, which must not hit a descriptor that
         # `close` has given back and the system has given to another file.
         self._lock = threading.Lock()
+        # The last write waits for the peer's words, not for room: it renegotiates (TLS 1.2), or has
+        # sent half of a message of TLS. Whoever reads those words, there is room all the while, and
+        # who waited for that alone would spin. So the write is tried again every now and then.
+        self._wants_peer = False
         self.waker = waker
 
     @property
@@ -141,6 +171,21 @@ class Stream:
     def socket(self) -> socket.socket:
         """The socket itself, for its options and addresses."""
         return self._sock
+
+    @property
+    def endpoints(self) -> tuple[str, str] | None:
+        """The IP addresses of this end and of the peer; the peer's with its scope, if it has one.
+
+        None for a Unix socket, and for one that is not connected any more.
+        """
+        if self._sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return None
+        try:
+            local, peer = self._sock.getsockname(), self._sock.getpeername()
+        except OSError:
+            return None
+        scope = f"%{peer[3]}" if len(peer) > 3 and peer[3] else ""
+        return str(local[0]), str(peer[0]) + scope
 
     def receive(self, size: int) -> bytes | None:
         """Read at most `size` bytes.
@@ -180,10 +225,14 @@ class Stream:
                 return self._sock.send(data)
             except (BlockingIOError, InterruptedError):
                 return 0
+        self._wants_peer = False
         try:
             with self._lock:
                 return self._sock.send(data[:TLS_PIECE])
-        except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+        except ssl.SSLWantWriteError:
+            return 0
+        except ssl.SSLWantReadError:
+            self._wants_peer = True
             return 0
 
     def wait(self, *, read: bool, write: bool, timeout: float | None) -> Readiness:
@@ -192,6 +241,8 @@ class Stream:
         On TLS, bytes that OpenSSL holds already do not show here: call `receive` until it returns
         None before waiting.
         """
+        if write and self._wants_peer:
+            return self._wait_for_peer(self.waker, read=read, timeout=timeout)
         return wait_for(
             self._sock, self.waker, read=read, write=write, timeout=timeout, peer_end=True
         )
@@ -207,7 +258,17 @@ class Stream:
 
     def wait_writable(self, timeout: float | None) -> bool:
         """A writer's wait, in any thread; an `abort` ends it too."""
+        if self._wants_peer:
+            return self._wait_for_peer(None, read=False, timeout=timeout).writable
         return wait_for(self._sock, None, read=False, write=True, timeout=timeout).writable
+
+    def _wait_for_peer(
+        self, waker: Waker | None, *, read: bool, timeout: float | None
+    ) -> Readiness:
+        """A moment's wait at most, after which the write may be tried again."""
+        timeout = _WANTED_BY_TLS if timeout is None else min(timeout, _WANTED_BY_TLS)
+        ready = wait_for(self._sock, waker, read=read, write=False, timeout=timeout, peer_end=read)
+        return ready._replace(writable=True)
 
     def abort(self) -> None:
         """End the connection at once, in both directions; whoever waits for it is woken.

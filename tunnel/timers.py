@@ -1,7 +1,8 @@
 """Short callbacks at their time, for all tunnels of a process in one thread.
 
 The heartbeats of a thousand tunnels need a thousand points in time and one thread that waits for
-the next of them. It runs from the first timer to the last.
+the next of them. It runs from the first timer to the last, and while somebody holds it (`hold`):
+what has begun must not fail later for want of a thread.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Protocol, cast
 from loguru import logger
 
 from tunnel.clock import Clock
+from tunnel.errors import ResourceExhaustedError
 
 
 class TimerHandle(Protocol):
@@ -31,12 +33,20 @@ class Timers(Protocol):
     """Where callbacks wait for their time."""
 
     def call_at(self, when: float, callback: Callable[[], None]) -> TimerHandle:
-        """Call once `monotonic()` is at `when`. The callback must not block."""
+        """Call once `monotonic()` is at `when`. The callback must not block.
+
+        Raises:
+            ResourceExhaustedError: There was no timer yet, and no thread can be started.
+        """
         ...
 
 
 class SystemTimers:
-    """The process's one thread for timers. Safe to use from any thread."""
+    """The process's one thread for timers. Safe to use from any thread.
+
+    Attributes:
+        ident: The thread's identifier, as `threading.get_ident` knows it; None: it does not run.
+    """
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
@@ -48,49 +58,88 @@ class SystemTimers:
         The timers are the parent's, whose sockets the child shares and must not write to; the
         thread is not there, and may have held the lock.
         """
-        self._changed = threading.Condition(threading.Lock())  # guards all below
+        self._lock = threading.Lock()  # guards all below
+        self._changed = threading.Condition(self._lock)
         self._heap: list[tuple[float, int, _SystemTimer]] = []
+        self._owners: set[object] = set()  # who hold the thread
         self._thread: threading.Thread | None = None
+        self.ident: int | None = None
 
     def call_at(self, when: float, callback: Callable[[], None]) -> TimerHandle:
         """See `Timers.call_at`."""
         timer = _SystemTimer(self, callback)
-        with self._changed:
-            # One that could not be started, or that a callback ended by SystemExit, is not alive.
+        with self._lock:
+            # One that could not be started is not alive.
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="tunnel-timers", daemon=True)
-                self._thread.start()
+                self._start()
             heapq.heappush(self._heap, (when, next(self._numbers), timer))
             if self._heap[0][2] is timer:
                 self._changed.notify()
         return timer
 
+    def hold(self, owner: object) -> None:
+        """Keep the thread running until `release`, so that `call_at` cannot fail meanwhile.
+
+        Args:
+            owner: Who wants that; to hold twice is the same as once.
+
+        Raises:
+            ResourceExhaustedError: It is not running, and cannot be started.
+        """
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():
+                self._start()
+            self._owners.add(owner)
+
+    def release(self, owner: object) -> None:
+        """Let the thread end when there are no timers; harmless without a `hold`."""
+        with self._lock:
+            self._owners.discard(owner)
+            self._changed.notify()
+
     def discard(self, timer: _SystemTimer) -> None:
         """Forget a cancelled timer at once: its callback may keep a whole tunnel alive."""
-        with self._changed:
+        with self._lock:
             remaining = [entry for entry in self._heap if entry[2] is not timer]
             if len(remaining) < len(self._heap):
                 self._heap = remaining
                 heapq.heapify(self._heap)
                 self._changed.notify()
 
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="tunnel-timers", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise ResourceExhaustedError("the thread for timers cannot be started") from error
+
     def _run(self) -> None:
         while (callback := self._next_due()) is not None:
             try:
                 callback()
-            except Exception:
+            except BaseException:  # also `sys.exit`: the thread is not only for this callback
                 logger.exception("a timer's callback failed")
             del callback  # else it would be kept alive until the next one is due
 
     def _next_due(self) -> Callable[[], None] | None:
-        """Wait for the next callback; None once there are no timers left."""
-        with self._changed:
-            while self._heap:
+        """Wait for the next callback; None once there are no timers left, and nobody holds us.
+
+        Or if another thread is the one: the start of this one was interrupted.
+        """
+        thread = threading.current_thread()
+        with self._lock:
+            if self._thread is thread:
+                self.ident = thread.ident
+            while self._thread is thread and (self._heap or self._owners):
+                if not self._heap:
+                    self._changed.wait()
+                    continue
                 remaining = self._heap[0][0] - time.monotonic()
                 if remaining <= 0:
                     return heapq.heappop(self._heap)[2].callback
                 self._changed.wait(min(remaining, threading.TIMEOUT_MAX))
-            self._thread = None
+            if self._thread is thread:
+                self._thread = self.ident = None
             return None
 
 

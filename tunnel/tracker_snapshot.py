@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -83,7 +84,7 @@ class TrackerSnapshot:
             )
         try:
             return cls._from_dict(data)
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as exc:
             raise ValueError(f"a tracker cannot be read from this: damaged ({exc!r})") from exc
 
     @classmethod
@@ -139,8 +140,8 @@ def _moment(data: Mapping[str, Any], key: str) -> datetime | None:
 
 def _count(data: Mapping[str, Any], key: str) -> int:
     count: int = _typed(data, key, int)
-    if count < 0:
-        raise ValueError(f"{key} is negative")
+    if not 0 <= count <= sys.maxsize:
+        raise ValueError(f"{key} is out of bounds")
     return count
 
 

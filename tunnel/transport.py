@@ -15,14 +15,12 @@ from typing import Protocol
 import websocket
 
 from tunnel.addresses import TunnelUrl
-from tunnel.dial import Dial, HandshakeSocket
+from tunnel.dial import Dial
+from tunnel.dial_options import DIRECT, DialOptions
 from tunnel.errors import ProtocolError, TunnelError
-from tunnel.handshake_errors import error_for_status
+from tunnel.handshake_socket import HandshakeSocket
 from tunnel.stream import Readiness, Stream
 from tunnel.waker import Waker
-
-MAX_RESPONSE_SIZE = 64 * 1024
-"""Bytes of the server's answer to the upgrade, headers and body, before it counts as an attack."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,9 @@ class DialRequest:
         headers: Sent with the upgrade; validated (see `tunnel.addresses.validate_headers`).
         subprotocols: Offered in this order.
         ssl_context: For wss; None for one that verifies against the system's certificates.
-        timeout: Seconds for look-up, TCP, TLS and upgrade together.
+        timeout: Seconds for look-up, TCP, proxy, TLS and upgrade together.
+        max_header_size: Bytes of the server's answer, up to the end of its headers.
+        options: How to get to the server.
     """
 
     url: TunnelUrl
@@ -42,6 +42,8 @@ class DialRequest:
     subprotocols: tuple[str, ...] = ()
     ssl_context: ssl.SSLContext | None = None
     timeout: float = 10.0
+    max_header_size: int = 64 * 1024
+    options: DialOptions = DIRECT
 
 
 class Transport(Protocol):
@@ -68,12 +70,17 @@ class Transport(Protocol):
 
     @property
     def response_headers(self) -> dict[str, str]:
-        """The server's, with names in lower case."""
+        """The server's, with names in lower case; several of a name are joined by commas."""
         ...
 
     @property
     def subprotocol(self) -> str | None:
         """The one that the server chose."""
+        ...
+
+    @property
+    def endpoints(self) -> tuple[str, str] | None:
+        """The IP addresses of this end and of the peer, or of the proxy in between; or None."""
         ...
 
     def receive(self, size: int) -> bytes | None:
@@ -117,15 +124,14 @@ class WebSocketTransport(websocket.WebSocket):
         self.waker = waker
         self._stream: Stream | None = None
         self._rest = b""
-        self._offered: tuple[str, ...] = ()
+        self._headers: dict[str, str] = {}
 
     def open(self, request: DialRequest, interrupted: Callable[[], bool]) -> None:
         """See `Transport.open`."""
         dial = Dial(request.timeout, self.waker, interrupted)
         try:
-            self._stream = dial.open_stream(request.url, request.ssl_context)
-            sock = HandshakeSocket(self._stream, dial, request.url.resource, MAX_RESPONSE_SIZE)
-            self._upgrade(request, sock)
+            self._stream = dial.open_stream(request.url, request.ssl_context, request.options)
+            self._upgrade(request, self._stream, dial)
         except BaseException as error:
             self.close()
             if not isinstance(error, Exception):
@@ -149,20 +155,23 @@ class WebSocketTransport(websocket.WebSocket):
         if buffer.recv_buffer or buffer.header or connection.cont_frame.cont_data:
             raise ValueError("the websocket.WebSocket to wrap is in the middle of a message")
         self._stream = Stream(connection.sock, self.waker)
-        self.handshake_response = connection.handshake_response
+        self._headers = dict(connection.getheaders() or {})
         connection.sock, connection.connected = None, False
 
     @property
     def response_headers(self) -> dict[str, str]:
         """See `Transport.response_headers`."""
-        return dict(self.getheaders() or {})
+        return dict(self._headers)
 
     @property
     def subprotocol(self) -> str | None:
         """See `Transport.subprotocol`."""
-        chosen: str | None = self.getsubprotocol()
-        # The library compares and reports it in lower case; we name it as it was offered.
-        return next((name for name in self._offered if name.lower() == chosen), chosen)
+        return self._headers.get("sec-websocket-protocol")
+
+    @property
+    def endpoints(self) -> tuple[str, str] | None:
+        """See `Transport.endpoints`."""
+        return None if self._stream is None else self._stream.endpoints
 
     def receive(self, size: int) -> bytes | None:
         """See `Transport.receive`."""
@@ -203,30 +212,22 @@ class WebSocketTransport(websocket.WebSocket):
             raise ProtocolError("the transport has not been opened")
         return self._stream
 
-    def _upgrade(self, request: DialRequest, sock: HandshakeSocket) -> None:
-        try:
-            self._shake_hands(request, sock)
-        except websocket.WebSocketException:
-            answer = self.handshake_response
-            if answer is not None and 300 <= answer.status <= 399:
-                raise error_for_status(answer.status, answer.headers) from None
-            raise
-        self.sock = None  # ours to keep and close
-        self._rest = sock.rest
-        headers = self.response_headers  # RFC 6455, section 4.1, items 5 and 6 of the answer
-        if headers.get("sec-websocket-extensions"):
-            raise ProtocolError("the server chose an extension that was not offered")
-        if headers.get("sec-websocket-protocol") and not request.subprotocols:
-            raise ProtocolError("the server chose a subprotocol that was not offered")
-        self._offered = request.subprotocols
-
-    def _shake_hands(self, request: DialRequest, sock: HandshakeSocket) -> None:
+    def _upgrade(self, request: DialRequest, stream: Stream, dial: Dial) -> None:
+        sock = HandshakeSocket(
+            stream,
+            dial,
+            request.url.resource,
+            request.max_header_size,
+            headers=request.headers,
+            subprotocols=request.subprotocols,
+        )
         self.connect(  # type: ignore[no-untyped-call]  # the library is typed in part
-            request.url.address,
+            f"{request.url.scheme}://{request.url.host_header}/",  # the rest is added by `sock`
             socket=sock,
             host=request.url.host_header,  # the library's own has no port on ws://host:443
-            header=[f"{name}: {value}" for name, value in request.headers],
             subprotocols=list(request.subprotocols) or None,
             redirect_limit=0,  # a redirect would carry the Authorization header elsewhere
             suppress_origin=True,  # a header of browsers; servers refuse origins unknown to them
         )
+        self.sock = None  # ours to keep and close
+        self._headers, self._rest = sock.headers, sock.rest

@@ -12,6 +12,9 @@ import socket
 import threading
 from collections.abc import Callable
 
+from tunnel.forks import register
+from tunnel.interruptible import Event
+
 
 class Waker:
     """An event that can also be polled.
@@ -24,13 +27,14 @@ class Waker:
         event: Set from `wake` until `clear`.
     """
 
-    __slots__ = ("_descriptor", "_lock", "_partner", "event")
+    __slots__ = ("__weakref__", "_descriptor", "_lock", "_partner", "event")
 
     def __init__(self) -> None:
-        self.event = threading.Event()
+        self.event: threading.Event = Event()
         self._lock = threading.Lock()  # guards the descriptors, and that they agree with the event
         self._descriptor: int | socket.socket | None = None  # made when first polled
         self._partner: socket.socket | None = None
+        register(self)
 
     def wake(self) -> None:
         """Wake the thread, now or at its next wait."""
@@ -81,6 +85,11 @@ class Waker:
             if self._partner is not None:
                 self._partner.close()
             self._descriptor = self._partner = None
+
+    def leave_to_parent(self) -> None:
+        """This is a forked child now: what it wrote to the descriptors would wake the parent."""
+        self._lock = threading.Lock()  # a thread that is not here may have had it
+        self.close()
 
     def _signal(self) -> None:
         if isinstance(self._descriptor, int):

@@ -3,20 +3,33 @@
 The thread starts with the first request and ends when there is neither a request nor work left, so
 a tunnel that rests costs no thread. On a clock that is not the system's there is no thread at all:
 a test calls `step` itself (see `tunnel.testing.drive`).
+
+If code of the application, called through `call`, takes long, the thread is *superseded*: another
+one does the work from then on, and the old one ends when it gets out of the call. While calls are
+made, a timer looks now and then whether it is still the same one; quick calls never notice.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
+import tunnel.classify  # noqa: F401  (now: it could not be loaded without a free descriptor)
 from tunnel.clock import SYSTEM_CLOCK, Clock
 from tunnel.errors import ResourceExhaustedError
 from tunnel.requests import Request
-from tunnel.timers import timers_of
+from tunnel.timers import SYSTEM_TIMERS, TimerHandle, timers_of
 from tunnel.waker import Waker
+
+PATIENCE = 0.25
+"""Seconds after which the thread of a slow callback is superseded, at the earliest.
+
+At the latest after twice as long. Peers give a pong more time than that.
+"""
 
 
 class Work(Protocol):
@@ -27,7 +40,11 @@ class Work(Protocol):
         ...
 
     def act(self) -> bool:
-        """Do some work, until it is done or the waker is set; False if there is none."""
+        """Do some work, until it is done or the waker is set; False if there is none.
+
+        What it does by `Worker.call` must be the last that it does: another thread may have taken
+        the rest over.
+        """
         ...
 
     def rest(self) -> None:
@@ -63,9 +80,17 @@ class Worker:
         self._clock = clock
         self._threaded = clock is SYSTEM_CLOCK
         self._waker = waker
-        self._lock = threading.Lock()  # guards the thread's beginning and its last look for mail
+        # Guards the thread's beginning and its last look for mail, and which thread it is.
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._runner: int | None = None  # the thread that is in `step`
+        self._slow: set[threading.Thread] = set()  # those before it, as long as they live
+        self._runners: list[int] = []  # the threads that are in `step`
+        # Of the present thread: an item while it is in a call. Who takes it out decides what
+        # becomes of the thread: itself, then all is well; or the one that is to supersede it.
+        self._in_call: list[None] = []
+        self._calls = 0  # so far
+        self._seen = 0  # of them, when the timer last looked
+        self._timer: TimerHandle | None = None  # looks at the calls
         self.mailbox: deque[Request] = deque()
         self.is_running = False
 
@@ -93,8 +118,18 @@ class Worker:
 
     @property
     def is_own_thread(self) -> bool:
-        """Whether the caller is within `step`, that is, in a callback of the application's."""
-        return self._runner == threading.get_ident()
+        """Whether the caller is within `step`, that is, in a callback of the application's.
+
+        Also if its thread is superseded; and on the timers' thread, where some callbacks are called
+        as well: everything that might be waited for needs that.
+        """
+        ident = threading.get_ident()
+        return ident in self._runners or ident == SYSTEM_TIMERS.ident
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether the caller's thread has come out of a call, and another works in its place."""
+        return bool(self._slow) and threading.current_thread() is not self._thread
 
     @property
     def is_threaded(self) -> bool:
@@ -109,6 +144,79 @@ class Worker:
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
+
+    def join_superseded(self, timeout: float) -> None:
+        """Wait for the calls that have taken long, other than the caller's own.
+
+        Args:
+            timeout: Seconds to wait at most.
+        """
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            slow = tuple(self._slow)
+        for thread in slow:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Call code of the application, which may take long. For the work, on its thread.
+
+        Afterwards `is_superseded` may be true, and then there is nothing left to do here.
+        """
+        if not self._threaded:
+            function()
+            return
+        in_call = self._in_call
+        in_call.append(None)
+        self._calls += 1
+        if self._timer is None:
+            self._watch()
+        try:
+            function()
+        finally:
+            try:
+                in_call.pop()
+            except IndexError:
+                with self._lock:  # the new thread may be about to say so
+                    assert self.is_superseded
+
+    def _watch(self) -> None:
+        """Have it looked after whether the call takes long."""
+        self._seen = self._calls
+        # Without a thread for the timers this call goes on unwatched; the next one tries again.
+        with suppress(ResourceExhaustedError):
+            when = self._clock.monotonic() + PATIENCE
+            self._timer = timers_of(self._clock).call_at(when, self._look)
+
+    def _look(self) -> None:
+        """Supersede a thread that is in the same call as at the last look. A timer's callback."""
+        self._timer = None  # first: who begins a call after this sees to a timer itself
+        in_call, calls, seen = self._in_call, self._calls, self._seen
+        if calls == seen:
+            if not in_call:
+                return
+            self._supersede(in_call)
+        if self._timer is None:
+            self._watch()
+
+    def _supersede(self, in_call: list[None]) -> None:
+        slow = self._thread
+        assert slow is not None
+
+        def take_over() -> None:
+            with self._lock:
+                try:
+                    in_call.pop()
+                except IndexError:  # the call is over after all
+                    return
+                self._slow.add(slow)
+                self._in_call = []
+                self._thread = threading.current_thread()
+            self._run()
+
+        # Without a thread nothing changes; the next look tries again.
+        with suppress(RuntimeError):
+            threading.Thread(target=take_over, name="tunnel", daemon=True).start()
 
     def wait(self, event: threading.Event, timeout: float | None) -> bool:
         """Wait until the work sets `event`; without a thread, do the work here meanwhile.
@@ -174,36 +282,54 @@ class Worker:
         Returns:
             Whether there is more to do.
         """
-        outer, self._runner = self._runner, threading.get_ident()
+        runner = threading.get_ident()
+        self._runners.append(runner)
         try:
             self._waker.clear()
             while self.mailbox:
                 self._work.obey(self.mailbox.popleft())
             if self._work.act():
-                return True
+                return not self.is_superseded
         finally:
-            self._runner = outer
+            self._runners.remove(runner)
         return not self._stop()
 
     def _start(self) -> None:
         """Begin. Needs the lock, which the thread has to get before it can end."""
-        self.is_running = True
-        if self._on_start is not None:
-            self._on_start()
-        if not self._threaded:
-            return
-        thread = threading.Thread(target=self._run, name="tunnel", daemon=True)
         try:
-            thread.start()
-        except RuntimeError as error:
+            self.is_running = True
+            if self._on_start is not None:
+                self._on_start()
+            if self._threaded:
+                SYSTEM_TIMERS.hold(self)  # no timer of ours shall fail for want of a thread
+                self._start_thread()
+        except BaseException as error:  # also Ctrl-C: half a start would never end
             self.mailbox.clear()
             self._end()
-            raise ResourceExhaustedError("the tunnel's thread cannot be started") from error
-        self._thread = thread
+            if isinstance(error, RuntimeError):
+                message = "the tunnel's thread cannot be started"
+                raise ResourceExhaustedError(message) from error
+            raise
+
+    def _start_thread(self) -> None:
+        before = self._thread
+        self._thread = thread = threading.Thread(target=self._run, name="tunnel", daemon=True)
+        try:
+            thread.start()
+        except BaseException:
+            self._thread = before
+            raise
 
     def _run(self) -> None:
-        while self.step():
-            pass
+        with self._lock:
+            if self._thread is not threading.current_thread():
+                return  # its start was interrupted, and does not count
+        try:
+            while self.step():
+                pass
+        finally:
+            with self._lock:
+                self._slow.discard(threading.current_thread())
 
     def _stop(self) -> bool:
         with self._lock:
@@ -213,5 +339,9 @@ class Worker:
         return True
 
     def _end(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
         self._work.rest()
+        SYSTEM_TIMERS.release(self)
         self.is_running = False

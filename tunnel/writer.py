@@ -17,6 +17,8 @@ Four rules keep that fair and free of deadlocks:
   they have the role.
 - A write that fails marks the connection dead and ends it *before* the role is given up, so that no
   byte can follow half a frame. An exception that comes in between, such as Ctrl-C, does the same.
+  If it comes while the kernel is taking bytes, nobody knows how many it took. In a session they
+  count as taken: if that is lost, what may have arrived must not be sent again.
 - Nothing foreign is called with the lock held: the queue may tell its subscribers that there is
   room, and they may send.
 """
@@ -35,6 +37,12 @@ from tunnel.transport import Transport
 
 _BUDGET = 1024 * 1024
 """Bytes after which a writer may be relieved, and one that must not wait gives up the role."""
+
+_SMALL_BUDGET = 64 * 1024
+"""The same for who only wants to get a frame of its own out, on whatever thread.
+
+The timers of all tunnels share one thread: it must not write one tunnel's whole queue.
+"""
 
 
 class Writer:
@@ -64,6 +72,8 @@ class Writer:
         "_encoder",
         "_free",
         "_is_direct",
+        "_is_sending_directly",
+        "_is_sending_piece",
         "_lock",
         "_number",
         "_on_failed",
@@ -105,6 +115,9 @@ class Writer:
         self._dead = False
         self._over_budget = False
         self._relievers = 0
+        # What the kernel is just taking: a direct message, or a piece of the outbox.
+        self._is_sending_piece = False
+        self._is_sending_directly = False
         self.on_drained: Callable[[], None] | None = None
 
     @property
@@ -158,16 +171,20 @@ class Writer:
                 self._drain(may_wait=may_wait, deadline=deadline)
                 return False
             message, frame = prepared
+            self._is_sending_directly = True
             try:
                 taken = self._transport.send(frame)
             except OSError as error:
+                self._is_sending_directly = False
                 self._outbox.adopt(message, priority, expires_in, frame, 0)
                 self._fail(error)
                 return True
             if taken == len(frame):
                 self._on_sent(1)
+                self._is_sending_directly = False
             else:
                 self._outbox.adopt(message, priority, expires_in, frame, taken)
+                self._is_sending_directly = False
             if taken < len(frame) or not self._let_go_if_idle():
                 self._drain(may_wait=may_wait, deadline=deadline)
         except BaseException:
@@ -180,10 +197,10 @@ class Writer:
 
         A moment ago there was not; or whoever had the role has left bytes. Needs the role.
         """
-        if not self._outbox.is_idle:
-            return None
         if self._number is None:
-            return message, frame
+            return (message, frame) if self._outbox.is_idle else None
+        if not self._outbox.is_empty:  # what waits at the source, that sees itself
+            return None
         numbered = self._number(message)
         return None if numbered is None else (numbered, self._encoder.message(numbered))
 
@@ -193,7 +210,7 @@ class Writer:
             if self._dead:
                 return
             self._outbox.add_control(frame)
-        self.flush(may_wait=False)
+        self.nudge()
 
     def write_own(self, frame: bytes) -> None:
         """Write a message that belongs to this connection before all queued ones. Never waits."""
@@ -201,7 +218,27 @@ class Writer:
             if self._dead:
                 return
             self._outbox.add_own(frame)
-        self.flush(may_wait=False)
+        self.nudge()
+
+    def write_beat(self, frame: bytes) -> None:
+        """The same for the answer to a ping that is a message; of several, the last is written."""
+        with self._lock:
+            if self._dead:
+                return
+            self._outbox.add_beat(frame)
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Write a little of what there is, unless somebody is writing; the reader does the rest.
+
+        Never waits, and never takes long.
+        """
+        try:
+            if self._outbox.has_work and self._claim():
+                self._drain(may_wait=False, deadline=None, budget=_SMALL_BUDGET)
+        except BaseException:
+            self._leave()
+            raise
 
     def flush(self, *, may_wait: bool, timeout: float | None = None) -> None:
         """Write what there is, unless somebody is doing so.
@@ -263,7 +300,7 @@ class Writer:
         remaining = deadline - self._clock.monotonic()
         return remaining > 0 and self._transport.wait_writable(remaining)
 
-    def _drain(self, *, may_wait: bool, deadline: float | None) -> None:
+    def _drain(self, *, may_wait: bool, deadline: float | None, budget: int = _BUDGET) -> None:
         """Write until there is nothing left. Has the role when called, and not when it returns."""
         written = 0
         while True:
@@ -272,19 +309,22 @@ class Writer:
                 if self._let_go_if_idle():
                     return
                 continue
+            self._is_sending_piece = True
             try:
                 taken = self._transport.send(piece)
+                self._outbox.advance(taken)
+                self._is_sending_piece = False
                 is_stalled = not taken and not (may_wait and self._wait_writable(deadline))
             except OSError as error:
+                self._is_sending_piece = False
                 self._fail(error)
                 return
-            self._outbox.advance(taken)
             written += taken
             if is_stalled:
                 self._let_go()
                 self._on_stalled()
                 return
-            if written > _BUDGET and self._outbox.has_work and self._is_relieved(may_wait):
+            if written > budget and self._outbox.has_work and self._is_relieved(may_wait):
                 return
 
     def _let_go(self) -> None:
@@ -322,9 +362,18 @@ class Writer:
         self._let_go()
         self._on_failed(error)
 
+    def _doubt(self) -> None:
+        """What the kernel was just taking may have been taken. Needs the role."""
+        if self._is_sending_directly:
+            self._on_sent(1)
+        elif self._is_sending_piece:
+            self._outbox.doubt()
+
     def _leave(self) -> None:
         """Whatever this thread was about to do, an exception keeps it from it."""
         if self._owner == threading.get_ident():  # nobody knows how much of the frame went out
+            if self._number is not None:
+                self._doubt()
             self._fail(ConnectionAbortedError("a write was interrupted"))
         else:
             self._on_stalled()  # somebody may have relied on us

@@ -1,32 +1,43 @@
 """A TCP proxy on loopback that does to connections what networks do: the faults of the tests.
 
-All faults are asked for by the test, and a call returns once the fault has happened; none happens
-by chance but those of `cutting`, whose chance the test brings along. One thread runs a selector
-loop; the test's calls run in it (`_call`), so that nothing here needs a lock. To add a fault, write
-a method that does it within `_call`, or a context manager that sets a flag which
-`_Connection.interest` obeys.
+All faults are asked for by the test, and a call returns once the fault has happened or is set up;
+none happens by chance but those of `cutting`, whose chance the test brings along. One thread runs a
+selector loop; the test's calls run in it (`_call`), so that nothing here needs a lock.
+
+Three kinds of faults: a method that does something to all connections now (`reset`); a context
+manager while which something holds for all of them (`silent`; those that have a rate or a delay set
+a `Shape`); and a `Strike`, which happens once, at an exact byte (`cut`, `flip`, `insert`).
+`proxy_streams` has the bytes, `proxy_connections` the sockets.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import heapq
+import itertools
 import random
 import selectors
 import socket
-import struct
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
+from typing import TypeVar
 
-UP, DOWN = "up", "down"  # from the client to the server, and back
-_CHUNK = 64 * 1024
-_HELD = 256 * 1024  # bytes that the proxy holds in each direction before it stops reading
+from proxy_connections import Connection, Twin, reset
+from proxy_streams import DOWN, UP, Cut, Pipe, Shape, Strike
+
+__all__ = ["DOWN", "UP", "FaultProxy"]
+
+_Result = TypeVar("_Result")
 
 
 class FaultProxy:
     """Forwards what comes to `port` to a server, as faultily as it is told.
+
+    Where directions may be named and are not, both are meant.
 
     Args:
         target: The server's port on 127.0.0.1; can be changed by `target`.
@@ -43,16 +54,24 @@ class FaultProxy:
         self.accepted = 0
         self.forwarded = {UP: 0, DOWN: 0}
         self.cuts = 0
+        self.shapes = {UP: Shape(), DOWN: Shape()}
+        self.strikes: dict[str, list[Strike]] = {UP: [], DOWN: []}
+        self.selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._rng: random.Random | None = None
         self._interval = (0.0, 0.0)
         self._next_cut = 0.0
-        self._silent = {UP: False, DOWN: False}
-        self._selector = selectors.DefaultSelector()
-        self._connections: set[_Connection] = set()
+        self._twin_late: float | None = None
+        self._is_ignoring = False
+        self._ignored: list[socket.socket] = []
+        self._connections: set[Connection | Twin] = set()
+        self._idle = threading.Event()  # there is no connection of a client
+        self._idle.set()
         self._calls: deque[Callable[[], None]] = deque()
+        self._later: list[tuple[float, int, Callable[[], None]]] = []  # a heap
+        self._count = itertools.count()
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
-        self._selector.register(self._wake_in, selectors.EVENT_READ, self._on_wake)
+        self.selector.register(self._wake_in, selectors.EVENT_READ, self._on_wake)
         self._listener: socket.socket | None = None
         self.port = 0
         self._listen()
@@ -72,29 +91,40 @@ class FaultProxy:
         self._call(self._stop)
         self._thread.join()
 
-    # Faults
+    # Faults that happen now
 
     def reset(self) -> int:
         """Break every connection with RST, to both ends. Returns how many there were."""
-        return self._call(lambda: self._each(_Connection.reset))
+        return self._call(lambda: self._each(Connection.reset))
 
     def fin(self) -> int:
         """End every connection with FIN, no close frame before it. Returns how many there were."""
-        return self._call(lambda: self._each(_Connection.fin))
+        return self._call(lambda: self._each(Connection.fin))
 
-    @contextlib.contextmanager
-    def silent(self, *directions: str) -> Iterator[None]:
-        """Let no byte through, in both directions or in those named; afterwards all that was held.
+    # Faults that last
+
+    def silent(self, *directions: str) -> contextlib.AbstractContextManager[None]:
+        """Let no byte through; afterwards all that was held.
 
         Connections that are made meanwhile are accepted and not answered. In direction `UP` this is
         also a peer that has stopped reading: the client's writes stall.
         """
-        silenced = directions or (UP, DOWN)
-        self._call(lambda: self._set_silent(silenced, True))
-        try:
-            yield
-        finally:
-            self._call(lambda: self._set_silent(silenced, False))
+        return self._shaped(directions, is_silent=True)
+
+    def delaying(self, seconds: float, *directions: str) -> contextlib.AbstractContextManager[None]:
+        """Let each byte, and the end, through so many seconds late, and in order."""
+        return self._shaped(directions, delay=seconds)
+
+    def throttling(
+        self, bytes_per_second: float, *directions: str
+    ) -> contextlib.AbstractContextManager[None]:
+        """Let so many bytes through in a second, of each connection, a hundred times a second."""
+        piece = max(1, round(bytes_per_second / 100))
+        return self._shaped(directions, piece=piece, pause=piece / bytes_per_second)
+
+    def dripping(self, pause: float, *directions: str) -> contextlib.AbstractContextManager[None]:
+        """Let bytes through one by one, with a pause of so many seconds behind each."""
+        return self._shaped(directions, piece=1, pause=pause)
 
     @contextlib.contextmanager
     def refusing(self) -> Iterator[None]:
@@ -104,6 +134,29 @@ class FaultProxy:
             yield
         finally:
             self._call(self._listen)
+
+    @contextlib.contextmanager
+    def ignoring(self) -> Iterator[None]:
+        """Accept new connections and never answer; in the end they are reset. Others live on."""
+        self._call(lambda: self._ignore(True))
+        try:
+            yield
+        finally:
+            self._call(lambda: self._ignore(False))
+
+    @contextlib.contextmanager
+    def duplicating(self, late: float = 0.0) -> Iterator[None]:
+        """Say all that comes on new connections again, on other ones, whose answers are dropped.
+
+        Args:
+            late: Seconds by which all that is said there comes later. A late one goes on when its
+                client has gone, until everything was said.
+        """
+        self._call(lambda: self._duplicate(late))
+        try:
+            yield
+        finally:
+            self._call(lambda: self._duplicate(None))
 
     @contextlib.contextmanager
     def cutting(self, rng: random.Random, interval: tuple[float, float]) -> Iterator[None]:
@@ -119,19 +172,71 @@ class FaultProxy:
         finally:
             self._call(lambda: self._start_cutting(None, interval))
 
+    # Faults that strike once; `after` is that of `Strike`
+
+    def cut(self, direction: str, after: int | None, how: str = "reset") -> Strike:
+        """Cut a connection when exactly so many bytes of it have passed, by "reset" or "fin"."""
+
+        def act(pipe: Pipe) -> None:
+            raise Cut(how)
+
+        return self._call(lambda: self._arm(direction, act, after, is_cut=True))
+
+    def flip(self, direction: str, after: int | None, bits: int = 0xFF) -> Strike:
+        """Invert bits of the byte behind so many."""
+        return self._call(lambda: self._arm(direction, lambda pipe: pipe.flip(bits), after))
+
+    def insert(self, direction: str, after: int | None, garbage: bytes) -> Strike:
+        """Insert bytes behind so many, as soon as another one is to pass."""
+        return self._call(lambda: self._arm(direction, lambda pipe: pipe.insert(garbage), after))
+
+    def disarm(self) -> None:
+        """Strike no more where nothing was struck yet."""
+        self._call(self._disarm)
+
     # Looking
 
     @property
     def live(self) -> int:
-        """How many connections there are."""
-        return self._call(lambda: len(self._connections))
+        """How many connections there are, from clients."""
+        return self._call(lambda: len(self._from_clients()))
+
+    def wait_idle(self, timeout: float = 20.0) -> bool:
+        """Wait until there are none."""
+        return self._idle.wait(timeout)
+
+    # What its connections ask of it, in the loop's thread
+
+    def call_at(self, when: float, call: Callable[[], None]) -> None:
+        """See `proxy_connections.Loop`."""
+        heapq.heappush(self._later, (when, next(self._count), call))
+
+    def before_write(self, way: str, size: int) -> None:
+        """See `proxy_connections.Loop`: of these bytes one may be the last, if a cut is due."""
+        rng = self._rng
+        if rng is None or time.monotonic() < self._next_cut:
+            return
+        self._next_cut = time.monotonic() + rng.uniform(*self._interval)
+        after, how = rng.randrange(size + 1), "reset" if rng.random() < 0.5 else "fin"
+
+        def act(pipe: Pipe) -> None:
+            self.cuts += 1
+            raise Cut(how)
+
+        self._arm(way, act, after, is_cut=True)
+
+    def forget(self, connection: Connection | Twin) -> None:
+        """See `proxy_connections.Loop`."""
+        self._connections.discard(connection)
+        if not self._from_clients():
+            self._idle.set()
 
     # Inside
 
-    def _call(self, action: Callable[[], object]) -> object:
+    def _call(self, action: Callable[[], _Result]) -> _Result:
         """Run an action in the loop's thread, and wait for what it returns."""
         done = threading.Event()
-        results: list[object] = []
+        results: list[_Result] = []
 
         def run() -> None:
             try:
@@ -147,10 +252,15 @@ class FaultProxy:
 
     def _run(self) -> None:
         while self._running:
-            for key, events in self._selector.select():
-                if key.fileobj.fileno() >= 0:  # not closed by an earlier one of this round
-                    key.data(key.fileobj, events)
-        self._selector.close()
+            timeout = max(0.0, self._later[0][0] - time.monotonic()) if self._later else None
+            for key, events in self.selector.select(timeout):
+                sock = key.fileobj
+                assert isinstance(sock, socket.socket)
+                if sock.fileno() >= 0:  # not closed by an earlier one of this round
+                    key.data(sock, events)
+            while self._later and self._later[0][0] <= time.monotonic():
+                heapq.heappop(self._later)[2]()
+        self.selector.close()
         self._wake_in.close()
         self._wake_out.close()
 
@@ -167,178 +277,94 @@ class FaultProxy:
         self._listener.listen(128)
         self._listener.setblocking(False)
         self.port = self._listener.getsockname()[1]
-        self._selector.register(self._listener, selectors.EVENT_READ, self._on_connection)
+        self.selector.register(self._listener, selectors.EVENT_READ, self._on_connection)
 
     def _close_listener(self) -> None:
         if self._listener is not None:
-            self._selector.unregister(self._listener)
+            self.selector.unregister(self._listener)
             self._listener.close()
             self._listener = None
 
     def _on_connection(self, listener: socket.socket, events: int) -> None:
         client, _ = listener.accept()
         self.accepted += 1
-        try:
-            server = socket.create_connection(("127.0.0.1", self.target), timeout=5)
-        except OSError:
-            _reset(client)
+        if self._is_ignoring:
+            self._ignored.append(client)
             return
-        self._connections.add(_Connection(self, client, server))
+        twin = None
+        try:
+            server = self._dial()
+            if self._twin_late is not None:
+                twin = Twin(self, self._dial(), self._twin_late)
+                self._connections.add(twin)
+        except OSError:
+            reset(client)
+            return
+        self._idle.clear()
+        self._connections.add(Connection(self, client, server, twin))
 
-    def _each(self, fault: Callable[[_Connection], None]) -> int:
-        connections = tuple(self._connections)
+    def _dial(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.target), timeout=5)
+
+    def _from_clients(self) -> list[Connection]:
+        return [each for each in self._connections if isinstance(each, Connection)]
+
+    def _each(self, fault: Callable[[Connection], None]) -> int:
+        connections = self._from_clients()
         for connection in connections:
             fault(connection)
         return len(connections)
 
-    def _set_silent(self, directions: tuple[str, ...], silent: bool) -> None:
-        for direction in directions:
-            self._silent[direction] = silent
-        for connection in tuple(self._connections):
-            connection.attend()
+    @contextlib.contextmanager
+    def _shaped(self, directions: tuple[str, ...], **changes: object) -> Iterator[None]:
+        """Change the shapes of these directions for a while."""
+
+        def apply(values: dict[str, object]) -> None:
+            for direction in directions or (UP, DOWN):
+                for name, value in values.items():
+                    setattr(self.shapes[direction], name, value)
+            self._each(Connection.attend)
+
+        usual = dataclasses.asdict(Shape())
+        self._call(lambda: apply(changes))
+        try:
+            yield
+        finally:
+            self._call(lambda: apply({name: usual[name] for name in changes}))
+
+    def _arm(
+        self,
+        direction: str,
+        act: Callable[[Pipe], None],
+        after: int | None,
+        *,
+        is_cut: bool = False,
+    ) -> Strike:
+        pipes = [connection.pipes[direction] for connection in self._from_clients()]
+        strike = Strike(act, after, pipes, is_cut=is_cut)
+        self.strikes[direction].append(strike)
+        return strike
+
+    def _disarm(self) -> None:
+        for strikes in self.strikes.values():
+            strikes.clear()
+
+    def _ignore(self, ignores: bool) -> None:
+        self._is_ignoring = ignores
+        while self._ignored:
+            reset(self._ignored.pop())
+
+    def _duplicate(self, late: float | None) -> None:
+        self._twin_late = late
 
     def _start_cutting(self, rng: random.Random | None, interval: tuple[float, float]) -> None:
         self._rng, self._interval = rng, interval
         if rng is not None:
             self._next_cut = time.monotonic() + rng.uniform(*interval)
 
-    def is_cut_due(self) -> bool:
-        """Whether the next bytes are to be cut. In the loop's thread."""
-        return self._rng is not None and time.monotonic() >= self._next_cut
-
-    def cut(self, connection: _Connection, sock: socket.socket, data: bytes) -> None:
-        """Forward some of the data, and end the connection there. In the loop's thread."""
-        rng = self._rng
-        assert rng is not None
-        self.cuts += 1
-        self._next_cut = time.monotonic() + rng.uniform(*self._interval)
-        with contextlib.suppress(OSError):
-            sock.send(data[: rng.randrange(len(data) + 1)])
-        if rng.random() < 0.5:
-            connection.reset()
-        else:
-            connection.fin()
-
     def _stop(self) -> None:
         self._close_listener()
-        self._each(_Connection.reset)
+        self._ignore(False)
+        for connection in tuple(self._connections):
+            connection.reset()
         self._running = False
-
-
-class _Connection:
-    """A client, a server, and the bytes between them."""
-
-    def __init__(self, proxy: FaultProxy, client: socket.socket, server: socket.socket) -> None:
-        self._proxy = proxy
-        self._client, self._server = client, server
-        self._from = {UP: client, DOWN: server}
-        self._to = {UP: server, DOWN: client}
-        self._held = {UP: bytearray(), DOWN: bytearray()}
-        self._ended = {UP: False, DOWN: False}  # nothing more comes from that side
-        self._passed_on = {UP: False, DOWN: False}  # ... and the other side knows
-        self._discards = False  # after `fin`: what the client still sends goes nowhere
-        for sock in (client, server):
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.attend()
-
-    def reset(self) -> None:
-        self._forget()
-        _reset(self._client)
-        _reset(self._server)
-
-    def fin(self) -> None:
-        self._selector_forget(self._server)
-        self._server.close()
-        self._discards = True
-        self._ended[DOWN] = self._passed_on[DOWN] = True
-        with contextlib.suppress(OSError):
-            self._client.shutdown(socket.SHUT_WR)
-        self.attend()
-
-    def attend(self) -> None:
-        """Wait for exactly what this connection can use now."""
-        self._watch(self._client, self._interest(reads=UP, writes=DOWN))
-        if not self._discards:
-            self._watch(self._server, self._interest(reads=DOWN, writes=UP))
-
-    def _interest(self, *, reads: str, writes: str) -> int:
-        interest = 0
-        silent = self._proxy._silent
-        room = len(self._held[reads]) < _HELD
-        if not self._ended[reads] and room and (not silent[reads] or self._discards):
-            interest |= selectors.EVENT_READ
-        if self._held[writes] and not silent[writes] and not self._passed_on[writes]:
-            interest |= selectors.EVENT_WRITE
-        return interest
-
-    def _on_event(self, sock: socket.socket, events: int) -> None:
-        reads, writes = (UP, DOWN) if sock is self._client else (DOWN, UP)
-        try:
-            if events & selectors.EVENT_READ:
-                self._read(sock, reads)
-            if events & selectors.EVENT_WRITE:
-                self._write(sock, writes)
-            self._pass_ends_on()
-        except BlockingIOError:
-            pass
-        except OSError:  # one end has broken: so has the other
-            if not self._discards:
-                self.reset()
-            return
-        if self._passed_on[UP] and self._passed_on[DOWN]:
-            self._forget()
-            self._client.close()
-            self._server.close()
-        else:
-            self.attend()
-
-    def _read(self, sock: socket.socket, direction: str) -> None:
-        data = sock.recv(_CHUNK)
-        if not data:
-            self._ended[direction] = True
-            if self._discards:
-                self._passed_on[direction] = True
-        elif not self._discards:
-            self._held[direction] += data
-
-    def _write(self, sock: socket.socket, direction: str) -> None:
-        if self._proxy.is_cut_due():
-            self._proxy.cut(self, sock, bytes(self._held[direction][:_CHUNK]))
-            raise ConnectionResetError("cut")
-        taken = sock.send(self._held[direction][:_CHUNK])
-        del self._held[direction][:taken]
-        self._proxy.forwarded[direction] += taken
-
-    def _pass_ends_on(self) -> None:
-        for direction in (UP, DOWN):
-            over = self._ended[direction] and not self._held[direction]
-            if over and not self._passed_on[direction]:
-                self._passed_on[direction] = True
-                self._to[direction].shutdown(socket.SHUT_WR)
-
-    def _watch(self, sock: socket.socket, interest: int) -> None:
-        selector = self._proxy._selector
-        known = sock in selector.get_map()
-        if known and interest:
-            selector.modify(sock, interest, self._on_event)
-        elif known:
-            selector.unregister(sock)
-        elif interest:
-            selector.register(sock, interest, self._on_event)
-
-    def _selector_forget(self, sock: socket.socket) -> None:
-        if sock.fileno() >= 0 and sock in self._proxy._selector.get_map():
-            self._proxy._selector.unregister(sock)
-
-    def _forget(self) -> None:
-        self._selector_forget(self._client)
-        self._selector_forget(self._server)
-        self._proxy._connections.discard(self)
-
-
-def _reset(sock: socket.socket) -> None:
-    """Close with RST in place of FIN."""
-    if sock.fileno() >= 0:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        sock.close()

@@ -304,6 +304,90 @@ def test_the_client_ends_its_session() -> None:
     run(scenario)
 
 
+def test_a_client_that_leaves_what_was_resumed() -> None:
+    """END as the first frame after RESUMED, then OPEN: the old session is gone, a new one is there.
+
+    What the gateway replays of the old one comes before OPENED.
+    """
+
+    async def scenario(gateway: GatewayThread) -> None:
+        async with TunnelClient(gateway.url) as client:
+            client.takes = False
+            client.send("echo")
+            await client.until_received(1)
+            token = client.session.token
+            assert token is not None
+            await client.cut()
+            ws = await client.dial()
+            await ws.send(encode(Resume(client.session.id, token, 0)))
+            await ws.send(encode(End("")))
+            await ws.send(encode(Open(LIMITS)))
+            frames = []
+            while not frames or frames[-1][0] != FrameKind.OPENED:
+                frame = await asyncio.wait_for(ws.recv(), 20.0)
+                assert isinstance(frame, bytes)
+                frames.append(frame)
+            opened = read_answer(frames[-1])
+            assert isinstance(opened, Opened)
+            assert opened.id != client.session.id
+            assert isinstance(read_answer(frames[0]), Resumed)
+            assert gateway.statistics()["sessions"] == 1
+            await ws.send(numbered_header(FrameKind.TEXT, 1) + b"new")
+            while (await asyncio.wait_for(ws.recv(), 20.0))[5:] != b"new":
+                pass
+            await ws.close()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"), [(None, 1000), ("text", 1002), (encode(End("")), 1002), (b"", 1002)]
+)
+def test_after_the_end_of_what_was_resumed(frame: str | bytes | None, code: int) -> None:
+    """Nothing but OPEN belongs there; a client that says no more is let go."""
+
+    async def scenario(gateway: GatewayThread) -> None:
+        async with TunnelClient(gateway.url) as client:
+            token = client.session.token
+            assert token is not None
+            await client.cut()
+            ws = await client.dial()
+            await ws.send(encode(Resume(client.session.id, token, 0)))
+            await ws.send(encode(End("")))
+            if frame is not None:
+                await ws.send(frame)
+            await asyncio.wait_for(ws.wait_closed(), 20.0)
+            assert ws.protocol.close_code == code
+            assert gateway.statistics()["sessions"] == 0
+
+    run(scenario, open_timeout=0.2 if frame is None else 20.0)
+
+
+@pytest.mark.parametrize("kind", ["session", "greeting"])
+def test_unread_frames_do_not_keep_a_close_from_the_client(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Whatever a client has sent behind a violation, its answer to the close frame is read."""
+    monkeypatch.setattr("tunnel.gateway.server._CLOSE_TIMEOUT", 600.0)
+
+    async def scenario(gateway: GatewayThread) -> None:
+        client = TunnelClient(gateway.url)
+        ws = await client.dial()
+        if kind == "session":
+            await ws.send(encode(Open(LIMITS)))
+            await ws.recv()
+        for _ in range(50):  # all at once, whatever comes meanwhile
+            ws.protocol.send_binary(numbered_header(FrameKind.BINARY, 9) + bytes(100_000))
+        ws.send_data()
+        await asyncio.wait_for(ws.wait_closed(), 20.0)
+        assert ws.protocol.close_code == 1002
+        assert ws.protocol.close_exc.rcvd_then_sent
+        while gateway.statistics()["connections"]:
+            await asyncio.sleep(0.001)
+
+    run(scenario)
+
+
 @pytest.mark.requirement("6.3")
 def test_text_pings_are_answered() -> None:
     """The heartbeat in text messages works within a session, before and after a resume."""
@@ -410,6 +494,7 @@ def test_detached_sessions_hold_a_bounded_number_of_bytes() -> None:
             await client.cut()
             await until_detached(gateway, min(count, 2))
         assert gateway.statistics()["detached_bytes"] == 2000
+        assert gateway.statistics()["held_bytes"] == 2000
         assert isinstance(await clients[0].connect(), Gone)
         await clients[0].close()
         assert isinstance(await clients[1].connect(), Resumed)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import base64
+import copy
 import dataclasses
+import traceback
 
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from tunnel.addresses import TunnelUrl, bearer_header, validate_headers, validate_subprotocols
 from tunnel.errors import ConfigurationError
-from tunnel.secrets import Secret
+from tunnel.secrets import Secret, scrub
 
 MARK = "hunter2"
 """Stands for a secret, and must not be found in what is shown."""
@@ -408,3 +410,45 @@ class TestSubprotocols:
         """One string instead of several is a mistake, and so is anything that is no string."""
         with pytest.raises(TypeError):
             validate_subprotocols(offered)
+
+
+class TestWhatIsKept:
+    """What was validated is known as secret as long as it is in use."""
+
+    def test_the_values_of_headers(self) -> None:
+        """Values are not shown, and are removed from texts that quote them, whole or in part."""
+        headers = validate_headers({"Cookie": f"sid={MARK}-1; b=c", "X-Key": f"{MARK}-2"})
+        assert headers == (("Cookie", f"sid={MARK}-1; b=c"), ("X-Key", f"{MARK}-2"))
+        assert repr(headers) == "(('Cookie', ***), ('X-Key', ***))"
+        assert scrub(f"no {MARK}-1, no {MARK}-2") == "no ***, no ***"
+        assert repr(validate_headers(None)) == "()"
+
+    def test_headers_that_are_public(self) -> None:
+        """What is no secret stays readable in texts."""
+        headers = validate_headers({"User-Agent": "thermometer", "Accept-Language": "de-CH-1996"})
+        assert scrub("thermometer de-CH-1996") == "thermometer de-CH-1996"
+        assert headers
+
+    def test_the_parts_of_a_url(self) -> None:
+        """A password, encoded or not, and the values of a query are removed from texts."""
+        url = TunnelUrl.parse(f"ws://u:{MARK}%40@host/path-of-it?a={MARK}%3a%20x&short=y&empty=")
+        encoded = base64.b64encode(f"u:{MARK}@".encode()).decode()
+        for text in (f"{MARK}@", f"{MARK}%40", encoded, f"{MARK}%3a%20x", f"{MARK}: x"):
+            assert MARK not in scrub(text)
+            assert encoded not in scrub(text)
+        assert scrub("path-of-it short y") == "path-of-it short y"
+        assert "_known" not in repr(url)
+        assert copy.deepcopy(url) == url
+
+    def test_errors_show_no_arguments(self) -> None:
+        """The frames in which an argument was looked at are not part of the error."""
+        for call, argument in (
+            (TunnelUrl.parse, f"ws://u:{MARK}@ho st"),
+            (validate_headers, {"X": f"{MARK}\n"}),
+            (validate_subprotocols, [f"{MARK} "]),
+            (bearer_header, f"{MARK}\n"),
+        ):
+            with pytest.raises(ConfigurationError) as caught:
+                call(argument)
+            names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+            assert names == ["test_errors_show_no_arguments", "call"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from loguru import logger
 
-from tunnel.backpressure import BackpressureSignal
+from tunnel.backpressure import Backpressure, BackpressureSignal
 from tunnel.request_queue import RequestQueue
 from tunnel.testing import FakeClock
 
@@ -126,6 +126,31 @@ def test_an_exit_from_a_callback_does_not_end_the_signals(queue: RequestQueue) -
         queue.enqueue_many(range(5))
     queue.clear()
     assert told == [True, False]
+
+
+def test_an_interrupt_between_two_steps_does_not_silence_the_signals() -> None:
+    """It costs the signal that was about to be delivered; the next ones come."""
+
+    class Lock:
+        interrupts = 1
+
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *args: object) -> None:
+            if self.interrupts:
+                self.interrupts = 0
+                raise KeyboardInterrupt
+
+    signals = Backpressure(threading.Lock(), 5)
+    told: list[bool] = []
+    signals.subscribe(lambda signal: told.append(signal.should_throttle))
+    signals.turn(5)
+    signals._lock = Lock()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        signals.deliver()
+    signals.turn(0)
+    signals.deliver()
+    assert told == [False]
 
 
 def test_a_callback_may_use_the_queue_and_signals_stay_in_order(queue: RequestQueue) -> None:

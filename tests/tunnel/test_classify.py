@@ -193,6 +193,11 @@ def unreadable() -> OSError:
         # The rest.
         (MemoryError(), ResourceExhaustedError, True),
         (RuntimeError("can't start new thread"), ResourceExhaustedError, True),
+        (
+            RuntimeError("can't create new thread at interpreter shutdown"),
+            ResourceExhaustedError,
+            True,
+        ),
         (ValueError("not JSON"), TunnelError, True),
         (RuntimeError("boom"), TunnelError, True),
         (KeyError("token"), TunnelError, True),

@@ -28,11 +28,14 @@ DEFAULTS: dict[str, Any] = {
     "request_timeout": 30.0,
     "max_queue_size": 100,
     "max_message_size": 16 * 2**20,
+    "max_fragments": 2**20,
+    "max_header_size": 64 * 1024,
     "receive_high_water": 4 * 2**20,
     "max_unacknowledged": 10_000,
     "max_unacknowledged_bytes": 16 * 2**20,
     "enable_auto_reconnect": True,
     "resume": "auto",
+    "watch_network": True,
     "fatal_close_codes": [],
     "max_event_history": 100,
     "log_level": "INFO",
@@ -51,6 +54,8 @@ BOUNDS: dict[str, tuple[float, float, dict[str, Any]]] = {
     "request_timeout": (0.001, 86_400, {}),
     "max_queue_size": (1, 10_000_000, {}),
     "max_message_size": (1, 2**31, {}),
+    "max_fragments": (1, 2**31, {}),
+    "max_header_size": (1024, 2**31, {}),
     "receive_high_water": (1024, 2**31, {}),
     "max_unacknowledged": (1, 10_000_000, {}),
     "max_unacknowledged_bytes": (1024, 2**31, {}),
@@ -60,6 +65,8 @@ WHOLE = {
     "max_reconnect_attempts",
     "max_queue_size",
     "max_message_size",
+    "max_fragments",
+    "max_header_size",
     "receive_high_water",
     "max_unacknowledged",
     "max_unacknowledged_bytes",
@@ -92,6 +99,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         "max_queue_size": draw(st.integers(1, 10_000_000)),
         "enable_auto_reconnect": draw(st.booleans()),
         "resume": draw(st.sampled_from(["auto", "off", "required"])),
+        "watch_network": draw(st.booleans()),
         "fatal_close_codes": draw(st.sets(st.integers(1000, 4999))),
         "log_level": draw(st.sampled_from(["TRACE", "debug", "Success", "CRITICAL"])),
     }
@@ -197,7 +205,7 @@ def test_choices(name: str) -> None:
     assert getattr(TunnelConfig(**{name: DEFAULTS[name].swapcase()}), name) == DEFAULTS[name]
 
 
-@pytest.mark.parametrize("name", ["enable_auto_reconnect"])
+@pytest.mark.parametrize("name", ["enable_auto_reconnect", "watch_network"])
 def test_flags(name: str) -> None:
     """Nothing that merely counts as true is a flag."""
     for value in (0, 1, "yes", [], 0.0):

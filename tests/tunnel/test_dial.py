@@ -7,7 +7,8 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,14 +17,11 @@ import trustme
 
 from tunnel import dial as dial_module
 from tunnel.addresses import TunnelUrl
-from tunnel.dial import Deadline, Dial, DialInterrupted, HandshakeSocket
-from tunnel.errors import (
-    AuthenticationFailedError,
-    ConnectTimeoutError,
-    ProtocolError,
-    ServerUnavailableError,
-)
-from tunnel.stream import Readiness, Stream
+from tunnel.dial import Deadline, Dial, DialInterrupted
+from tunnel.dial_options import DialOptions
+from tunnel.errors import CertificateError, ConnectTimeoutError, ProxyError
+from tunnel.proxy import Proxy
+from tunnel.stream import Stream
 from tunnel.waker import Waker
 
 LONG = 20.0
@@ -195,6 +193,15 @@ def test_the_first_addresss_error_is_reported(
         dial.open_stream(url_of(listener, host="name.test"), None)
 
 
+def test_the_system_error_of_a_late_refusal_is_kept(
+    dial: Dial, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that shows at once or after a wait is raised with its number and text."""
+    monkeypatch.setattr(socket.socket, "connect_ex", lambda *a: errno.ENETUNREACH, raising=False)
+    with pytest.raises(OSError, match=os.strerror(errno.ENETUNREACH)):
+        dial.open_stream(url_of(listener), None)
+
+
 def test_a_name_without_addresses_is_an_error(
     dial: Dial, monkeypatch: pytest.MonkeyPatch, listener: socket.socket
 ) -> None:
@@ -205,37 +212,43 @@ def test_a_name_without_addresses_is_an_error(
     assert caught.value.errno == errno.EADDRNOTAVAIL
 
 
-def test_an_address_that_hangs_leaves_time_for_the_next(
-    interruption: Interruption,
+def test_an_address_that_hangs_costs_a_moment(
+    dial: Dial,
     full_listener: socket.socket,
     listener: socket.socket,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each address gets its share of the time that is left."""
+    """The next address is tried beside it, 250 ms later (RFC 8305), and wins."""
     ports = full_listener.getsockname()[1], listener.getsockname()[1]
     resolving_to(monkeypatch, *map(address, ports))
-    dial = Dial(1.0, interruption.waker, interruption)
     start = time.monotonic()
-    dial.open_stream(url_of(listener, host="name.test"), None).close()
-    assert time.monotonic() - start > 0.4
+    stream = dial.open_stream(url_of(listener, host="name.test"), None)
+    assert 0.2 < time.monotonic() - start < LONG / 2
+    assert stream.socket.getpeername() == listener.getsockname()
+    stream.close()
 
 
-def test_wake_ups_do_not_lengthen_an_addresss_share(
+def test_wake_ups_do_not_lengthen_the_delay_between_two_addresses(
     interruption: Interruption, frozen: FrozenTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wait that is woken for nothing goes on with the rest of its time."""
-    timeouts: list[float] = []
+    """A wait that is woken for nothing goes on with the rest of its time; then the next starts."""
+    waits: list[tuple[int, float]] = []
 
-    def woken(sock: socket.socket, waker: Waker, **options: Any) -> Readiness:
-        timeouts.append(options["timeout"])
-        frozen.now += 0.4
-        return Readiness(False, False, len(timeouts) < 3, False)
+    def woken(
+        socks: Collection[socket.socket], waker: Waker, timeout: float
+    ) -> tuple[list[socket.socket], bool]:
+        waits.append((len(socks), timeout))
+        frozen.now += 0.1 if len(waits) < 3 else 0.0  # the last one is by the poll's clock alone
+        return [], len(waits) < 3
 
-    monkeypatch.setattr(dial_module, "wait_for", woken)
+    monkeypatch.setattr(dial_module, "wait_for_any", woken)
+    monkeypatch.setattr(socket.socket, "connect_ex", lambda *a: errno.EINPROGRESS, raising=False)
+    resolving_to(monkeypatch, address(1), address(2))
     dial = Dial(10.0, interruption.waker, interruption)
-    with socket.socket() as sock:
-        assert not any(dial.wait(sock, read=False, write=True, limit=1.0))
-    assert timeouts == pytest.approx([1.0, 0.6, 0.2])
+    with pytest.raises(ConnectTimeoutError, match="TCP connect"):
+        dial.open_stream(NAME, None)
+    assert [count for count, _ in waits] == [1, 1, 1, 2]
+    assert [timeout for _, timeout in waits] == pytest.approx([0.25, 0.15, 0.05, 9.8])
 
 
 def test_a_server_that_does_not_answer_costs_the_time_out(
@@ -356,6 +369,18 @@ def test_a_name_that_is_not_found_raises_the_resolvers_error(
         dial.open_stream(NAME, None)
 
 
+def test_a_name_is_looked_up_without_a_thread(
+    dial: Dial, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If none can be started, the thread that dials asks the resolver itself."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    dial.open_stream(url_of(listener, host="localhost"), None).close()
+
+
 def test_a_hanging_look_up_costs_the_time_out(hasty: Dial, resolver: HangingResolver) -> None:
     """A resolver that does not answer is left behind at the deadline."""
     with pytest.raises(ConnectTimeoutError, match="name look-up"):
@@ -422,19 +447,43 @@ def test_a_dial_over_tls(
     stream.close()
 
 
+@pytest.mark.parametrize(
+    ("host", "issued"), [("localhost.", "localhost"), ("[fe80::1%25eth0]", "fe80::1")]
+)
+def test_the_certificate_is_for_the_bare_name(
+    dial: Dial,
+    listener: socket.socket,
+    authority: trustme.CA,
+    client_context: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    issued: str,
+) -> None:
+    """Without the dot of an absolute name (RFC 6066, section 3), or the zone of an address."""
+    resolving_to(monkeypatch, address(listener.getsockname()[1]))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(issued).configure_cert(context)
+    names: list[str | None] = []
+    context.sni_callback = lambda sock, name, _: names.append(name)  # type: ignore[assignment]
+
+    def serve() -> None:
+        peer, _ = listener.accept()
+        peer.settimeout(LONG)
+        with context.wrap_socket(peer, server_side=True) as wrapped:
+            wrapped.recv(1)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    stream = dial.open_stream(url_of(listener, "wss", host), client_context)
+    stream.close()
+    thread.join(LONG)
+    assert names == [None if ":" in issued else issued]
+
+
 def test_an_unknown_certificate_is_refused(dial: Dial, tls_server: socket.socket) -> None:
     """Without a context the system's certificates count, and the socket is closed."""
     with pytest.raises(ssl.SSLCertVerificationError):
         dial.open_stream(url_of(tls_server, "wss"), None)
-
-
-def test_the_default_context_is_made_once_and_verifies() -> None:
-    """All tunnels share one: TLS 1.2 or later, host name and certificate checked."""
-    context = dial_module._default_ssl_context()
-    assert context is dial_module._default_ssl_context()
-    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
-    assert context.check_hostname
-    assert context.verify_mode is ssl.CERT_REQUIRED
 
 
 def test_a_silent_handshake_costs_the_time_out(
@@ -466,6 +515,9 @@ def test_a_handshake_waits_for_room_too(dial: Dial, listener: socket.socket) -> 
             if error := wanted.pop(0):
                 raise error
 
+        def version(self) -> str:
+            return "TLSv1.3"
+
     def wrap(sock: socket.socket, **options: Any) -> socket.socket:
         return Wrapped(sock.family, sock.type, sock.proto, sock.detach())
 
@@ -474,160 +526,136 @@ def test_a_handshake_waits_for_room_too(dial: Dial, listener: socket.socket) -> 
     assert wanted == []
 
 
-# The upgrade
+# Unix sockets
 
-
-Shake = tuple[HandshakeSocket, socket.socket]
-
-
-def shaking(dial: Dial, waker: Waker, limit: int = 1000) -> tuple[HandshakeSocket, Stream, Any]:
-    ours, theirs = socket.socketpair()
-    theirs.settimeout(LONG)
-    stream = Stream(ours, waker)
-    return HandshakeSocket(stream, dial, "/a;b=1?c", limit), stream, theirs
+unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
 
 
 @pytest.fixture
-def handshake(dial: Dial, interruption: Interruption) -> Iterator[Shake]:
-    sock, stream, peer = shaking(dial, interruption.waker)
-    yield sock, peer
+def unix_listener(tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "server"))
+        sock.listen(0)
+        sock.settimeout(LONG)
+        yield sock
+
+
+@unix
+def test_a_unix_socket_is_connected_to(dial: Dial, unix_listener: socket.socket) -> None:
+    """In place of the URL's host, which is not looked up."""
+    options = DialOptions(unix_socket=unix_listener.getsockname())
+    stream = dial.open_stream(TunnelUrl.parse("ws://nowhere.invalid/"), None, options)
+    assert stream.socket.getpeername() == unix_listener.getsockname()
+    assert stream.socket.gettimeout() == 0
     stream.close()
-    peer.close()
 
 
-@pytest.fixture
-def hasty_handshake(hasty: Dial, interruption: Interruption) -> Iterator[Shake]:
-    sock, stream, peer = shaking(hasty, interruption.waker)
-    yield sock, peer
-    stream.close()
-    peer.close()
+@unix
+def test_a_unix_socket_that_is_not_there(dial: Dial, tmp_path: Path) -> None:
+    """The system's error, and no descriptor is left."""
+    options = DialOptions(unix_socket=str(tmp_path / "server"))
+    with pytest.raises(FileNotFoundError):
+        dial.open_stream(NAME, None, options)
 
 
-def test_what_was_read_beyond_the_headers_is_the_rest(handshake: Shake) -> None:
-    """The library reads byte by byte; the bytes behind its last one are not lost."""
-    sock, peer = handshake
-    peer.sendall(b"HTTP/1.1 101 Hi\r\n\r\nframes")
-    head = b"".join(sock.recv(1) for _ in range(19))
-    assert head == b"HTTP/1.1 101 Hi\r\n\r\n"
-    assert sock.rest == b"frames"
-
-
-def test_an_answer_that_comes_in_parts_is_waited_for(handshake: Shake) -> None:
-    """`recv` returns what is there, waits for the first byte, and ends with the stream."""
-    sock, peer = handshake
-    peer.sendall(b"ab")
-    assert sock.recv(1) == b"a"
-    timer = threading.Timer(0.02, lambda: (peer.sendall(b"c"), peer.close()))
+@unix
+@pytest.mark.skipif(sys.platform != "linux", reason="others refuse when a backlog is full")
+def test_a_full_backlog_is_waited_for(
+    dial: Dial, interruption: Interruption, unix_listener: socket.socket
+) -> None:
+    """It is tried again until there is room, or until it is called off."""
+    options = DialOptions(unix_socket=unix_listener.getsockname())
+    waiting = dial.open_stream(NAME, None, options)
+    timer = threading.Timer(0.05, lambda: unix_listener.accept()[0].close())
     timer.start()
-    assert sock.recv(5) == b"b"
-    assert sock.recv(5) == b"c"
-    assert sock.recv(5) == b""
+    dial.open_stream(NAME, None, options).close()
     timer.join()
+    assert_interrupted(interruption, lambda: dial.open_stream(NAME, None, options))
+    waiting.close()
 
 
-def test_an_answer_without_end_is_refused(handshake: Shake) -> None:
-    """No more than the limit is read."""
-    sock, peer = handshake
-    peer.sendall(b"x" * 1100)
-    assert b"".join(sock.recv(1) for _ in range(1000)) == b"x" * 1000
-    with pytest.raises(ProtocolError, match="does not come to an end"):
-        sock.recv(1)
+# Proxies
 
 
-def test_the_request_is_put_right_on_its_way(handshake: Shake) -> None:
-    """The path keeps its parameters, and header values are Latin-1 (RFC 7230, 3.2.4)."""
-    sock, peer = handshake
-    request = "GET /a HTTP/1.1\r\nX-Name: Jürgen\r\n\r\n".encode()
-    assert sock.send(request) == len(request)
-    assert peer.recv(1000) == b"GET /a;b=1?c HTTP/1.1\r\nX-Name: J\xfcrgen\r\n\r\n"
+@pytest.fixture
+def proxied(listener: socket.socket) -> Iterator[tuple[DialOptions, list[bytes]]]:
+    """The way through a SOCKS5 proxy that says what stands in the list."""
+    answers: list[bytes] = []
+
+    def serve() -> None:
+        peer, _ = listener.accept()
+        with peer:
+            peer.settimeout(LONG)
+            for answer in answers:
+                peer.recv(100)
+                peer.sendall(answer)
+            peer.shutdown(socket.SHUT_WR)
+            while peer.recv(100):
+                pass
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    port = listener.getsockname()[1]
+    yield DialOptions(Proxy.parse(f"socks5://127.0.0.1:{port}")), answers
+    thread.join(LONG)
 
 
-def test_a_long_request_waits_for_room(handshake: Shake) -> None:
-    """All of the request is written, though the kernel takes it in parts."""
-    sock, peer = handshake
-    request = b"GET / HTTP/1.1\r\n" + b"X" * 2_000_000
+OPENED = b"\5\0\0\1\0\0\0\0\0\0"
+
+
+def test_a_proxy_is_passed(dial: Dial, proxied: tuple[DialOptions, list[bytes]]) -> None:
+    """The stream begins with the first byte after the proxy's answer."""
+    options, answers = proxied
+    answers += [b"\5\0", OPENED + b"hello"]
+    stream = dial.open_stream(TunnelUrl.parse("ws://127.0.0.1:9/"), None, options)
+    assert dial.receive(stream, 100) == b"hello"
+    stream.close()
+
+
+def test_a_proxy_that_refuses_is_an_error(
+    dial: Dial, proxied: tuple[DialOptions, list[bytes]]
+) -> None:
+    """And its socket is closed."""
+    options, answers = proxied
+    answers += [b"\5\0", b"\5\2\0\1"]
+    with pytest.raises(ProxyError, match="not allowed"):
+        dial.open_stream(TunnelUrl.parse("ws://127.0.0.1:9/"), None, options)
+
+
+def test_a_proxy_that_cannot_be_reached_is_an_error(dial: Dial) -> None:
+    """It is not taken for the server's."""
+    options = DialOptions(Proxy.parse(f"http://127.0.0.1:{closed_port()}"))
+    with pytest.raises(ProxyError, match="connection to the proxy") as caught:
+        dial.open_stream(NAME, None, options)
+    assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+
+
+def test_a_pin_that_does_not_fit_closes_the_connection(
+    dial: Dial, tls_server: socket.socket, client_context: ssl.SSLContext
+) -> None:
+    """After the handshake, and before a word is said."""
+    options = DialOptions(pins=(32 * b"x",))
+    with pytest.raises(CertificateError, match="pinned"):
+        dial.open_stream(url_of(tls_server, "wss"), client_context, options)
+
+
+# TLS through TLS is in test_nested_tls.py and tests/integration/test_proxies.py.
+
+
+def test_all_of_a_long_message_is_written(hasty: Dial, interruption: Interruption) -> None:
+    """`send` waits for room, under the deadline."""
+    ours, theirs = socket.socketpair()
     received = bytearray()
 
     def read() -> None:
-        while len(received) < 2_000_000:
-            received.extend(peer.recv(65536))
+        while data := theirs.recv(65536):
+            received.extend(data)
 
     thread = threading.Thread(target=read)
     thread.start()
-    sock.send(request)
-    thread.join(LONG)
-    assert bytes(received) == b"GET /a;b=1?c HTTP/1.1\r\n" + b"X" * 2_000_000
-
-
-def test_a_request_that_nobody_reads_costs_the_time_out(hasty_handshake: Shake) -> None:
-    """Writing stands under the deadline, too."""
-    sock, _ = hasty_handshake
-    with pytest.raises(ConnectTimeoutError, match="WebSocket upgrade"):
-        sock.send(b"GET / HTTP/1.1\r\n" + b"X" * 20_000_000)
-
-
-def test_a_silent_upgrade_costs_the_time_out(hasty_handshake: Shake) -> None:
-    """A server that does not answer: the deadline, and the step."""
-    sock, _ = hasty_handshake
-    with pytest.raises(ConnectTimeoutError, match="WebSocket upgrade"):
-        sock.recv(1)
-
-
-def test_a_hanging_upgrade_is_interrupted(handshake: Shake, interruption: Interruption) -> None:
-    """Another thread ends a dial in the upgrade at once."""
-    assert_interrupted(interruption, lambda: handshake[0].recv(1))
-
-
-def test_dripping_headers_cost_the_time_out(frozen: FrozenTime, interruption: Interruption) -> None:
-    """A server that sends a byte now and then does not hold the dial beyond its deadline."""
-    dial = Dial(10.0, interruption.waker, interruption)
-    sock, stream, peer = shaking(dial, interruption.waker)
-    for second in range(10):
-        frozen.now = 100.0 + second
-        assert 0 < sock.gettimeout() <= 10.0
-        peer.send(b"x")
-        assert sock.recv(1) == b"x"
-    frozen.now += 1.0
-    peer.send(b"x")
-    with pytest.raises(ConnectTimeoutError):
-        sock.gettimeout()
+    stream = Stream(ours, interruption.waker)
+    hasty.send(stream, 2_000_000 * b"x")
     stream.close()
-    peer.close()
-
-
-@pytest.mark.requirement("6.8")
-@pytest.mark.parametrize(
-    ("head", "error"),
-    [
-        (b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 99\r\n\r\n", 7.0),
-        (b"HTTP/1.1 401 No\nContent-Length:1\n \t\n", None),
-    ],
-)
-def test_the_body_of_a_refusal_is_not_read(
-    handshake: Shake, head: bytes, error: float | None
-) -> None:
-    """Whoever reads on gets the error of the status, whether the body comes or not."""
-    sock, peer = handshake
-    peer.sendall(head)
-    assert b"".join(sock.recv(1) for _ in range(len(head))) == head
-    expected = AuthenticationFailedError if error is None else ServerUnavailableError
-    with pytest.raises(expected) as caught:
-        sock.recv(99)
-    assert caught.value.retry_after == error
-
-
-def test_closing_is_left_to_the_transport(handshake: Shake) -> None:
-    """The library's `close` of what failed leaves the stream alone."""
-    sock, peer = handshake
-    sock.close()
-    assert sock.send(b"GET / HTTP/1.1\r\n")
-    assert peer.recv(100)
-
-
-def test_the_system_error_of_a_late_refusal_is_kept(
-    dial: Dial, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An error that shows at once or after a wait is raised with its number and text."""
-    monkeypatch.setattr(socket.socket, "connect_ex", lambda *a: errno.ENETUNREACH, raising=False)
-    with pytest.raises(OSError, match=os.strerror(errno.ENETUNREACH)):
-        dial.open_stream(url_of(listener), None)
+    thread.join(LONG)
+    theirs.close()
+    assert bytes(received) == 2_000_000 * b"x"

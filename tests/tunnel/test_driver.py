@@ -13,6 +13,7 @@ from loguru import logger
 
 from statemachine import replay
 from tunnel.addresses import TunnelUrl
+from tunnel.callback_lane import CallbackLane
 from tunnel.config import TunnelConfig
 from tunnel.delivery import CallbackDelivery
 from tunnel.dial import DialInterrupted
@@ -23,15 +24,29 @@ from tunnel.errors import (
     ConnectRefusedError,
     InvalidStateError,
     MaxReconnectAttemptsExceededError,
+    ServerUnavailableError,
     SessionLostError,
+    TokenExpiredError,
     TunnelError,
 )
 from tunnel.events import ConnectionEventType
 from tunnel.lifecycle import LIFECYCLE, TunnelConnectionState
 from tunnel.link import LinkEnd
 from tunnel.metrics_collector import MetricsCollector
+from tunnel.network_follower import ObservedChange
+from tunnel.network_outlook import DEFAULT_ROUTES, Route
+from tunnel.network_watch import NetworkWatch
 from tunnel.request_queue import RequestQueue
-from tunnel.requests import CancelConnect, Close, Connect, NetworkChange, Reconnect, Target
+from tunnel.requests import (
+    CancelConnect,
+    Close,
+    Connect,
+    Greeted,
+    NetworkChange,
+    Reconnect,
+    Target,
+)
+from tunnel.secrets import Secret
 from tunnel.session_frames import ASK_FRAME, Limits, Parcel
 from tunnel.testing import FakeClock, ScriptedGateway, ScriptedTransport
 from tunnel.transport import DialRequest, Transport
@@ -40,6 +55,8 @@ from tunnel.waker import Waker
 S = TunnelConnectionState
 E = ConnectionEventType
 QUIET = {"jitter": 0.0, "ping_interval": None}
+PEER = "198.51.100.7"
+WAY, OTHER_WAY = Route("10.0.0.2", 2), Route("10.0.0.3", 3)
 
 
 class SlowDial:
@@ -66,6 +83,27 @@ class SlowDial:
                 return
 
 
+class FakeWatch(NetworkWatch):
+    """The machine's network, as a test wants it."""
+
+    def __init__(self) -> None:
+        super().__init__(find=lambda address: self.routes.get(address))
+        self.routes: dict[str, Route | None] = {}
+        self.followers: set[Any] = set()
+
+    def add(self, follower: Any) -> None:
+        self.followers.add(follower)
+
+    def remove(self, follower: Any) -> None:
+        self.followers.discard(follower)
+
+    def change(self, route: Route | None) -> None:
+        """From now on this is the way to everywhere."""
+        self.routes = dict.fromkeys((*DEFAULT_ROUTES, PEER), route)
+        for follower in tuple(self.followers):
+            follower.look(self.table)
+
+
 class World:
     """A driver in virtual time, its network, and all that happened."""
 
@@ -84,11 +122,15 @@ class World:
         self.resumed: list[bool] = []
         self.losses: list[SessionLostError] = []
         self.answers: list[Parcel] = []
+        self.watch = FakeWatch()
+        self.network.endpoints = ("10.0.0.2", PEER)
+        self.watch.change(WAY)
         waker = Waker()
         self.driver = Driver(
             config or TunnelConfig(**{**QUIET, **settings}),
             queue=self.queue,
             delivery=CallbackDelivery(self.received.append),
+            lane=CallbackLane(),
             metrics=self.metrics,
             clock=self.clock,
             rng=Random(1),
@@ -99,6 +141,7 @@ class World:
             on_answer=self.answers.append,
             on_start=lambda: self.calls.append("start"),
             on_rest=lambda: self.calls.append("rest"),
+            watch=self.watch,
         )
         self.driver.tracker.machine.subscribe(self.records.append)
 
@@ -311,6 +354,23 @@ def test_cancelled_too_late() -> None:
     world.driver.post(CancelConnect(request))
     world.run()
     assert world.path == ["connecting", "disconnected"]
+
+
+def test_a_refused_connect_calls_nothing_off() -> None:
+    """Who comes second and gives up before he is refused does no harm to who came first."""
+    world = World()
+    world.network.refuse()
+    first = world.post_connect()
+    second = Connect(Target(TunnelUrl.parse("ws://example.com/"), "user", None))
+    world.driver.worker.post(second)  # both have found the tunnel at rest
+    assert second.outcome.cancel()
+    world.driver.post(CancelConnect(second))
+    world.at(1.0, lambda: world.driver.worker.post(CancelConnect(second)))
+    world.at(1.0, lambda: world.driver.post(CancelConnect(second)))
+    world.at(3.0, world.network.accept)
+    world.run(first.outcome.done)
+    assert first.outcome.exception() is None
+    assert world.dials == [0.0, 2.0, 6.0]
 
 
 # Connecting while there is something already
@@ -928,7 +988,7 @@ def test_a_greeting_that_raises() -> None:
     world.on_connected = lambda: 1 // 0
     world.connected()
     assert world.network.received == ["queued"]
-    assert not world.driver.is_greeting
+    assert world.driver.greeting is None
 
 
 def test_a_greeting_that_ends_the_link() -> None:
@@ -938,8 +998,42 @@ def test_a_greeting_that_ends_the_link() -> None:
     ends = [world.network.cut]
     world.on_connected = lambda: ends.pop()() if ends else None
     world.post_connect()
-    world.run(lambda: world.calls.count("greet") == 2)
+    world.run(lambda: bool(world.network.received))
     assert world.network.received == ["queued"]
+    assert world.calls.count("greet") == 2
+
+
+def test_a_greeting_belongs_to_its_link() -> None:
+    """What it says after the link was lost is not said on the next one before that is greeted."""
+    world = World()
+    links: list[Any] = []
+
+    def greet() -> None:
+        links.append(world.driver.greeting)
+        if len(links) == 1:
+            world.driver.link = None  # as another thread would, having noticed a loss
+        assert world.driver.greeting is links[-1]
+        world.driver.link = links[-1]
+
+    world.on_connected = greet
+    world.connected()
+    assert links == [world.driver.link]
+    assert world.driver.greeting is None
+
+
+def test_a_greeting_that_comes_too_late() -> None:
+    """If its link was lost meanwhile the queue stays closed until the next one is greeted."""
+    world = World()
+    world.connected()
+    link = world.driver.link
+    assert link is not None
+    world.network.cut()
+    world.run(lambda: world.driver.link not in (None, link))
+    opened: list[object] = []
+    world.driver.link.open_queue = lambda: opened.append(1)  # type: ignore[union-attr, method-assign]
+    world.driver.obey(Greeted(link))
+    assert opened == []
+    world.run(lambda: bool(opened))
 
 
 def test_a_bug_in_an_activity_ends_the_link() -> None:
@@ -1009,6 +1103,21 @@ def test_with_a_thread_nobody_is_told_but_the_log(monkeypatch: pytest.MonkeyPatc
     assert "ZeroDivisionError" in lines[0]
 
 
+def test_an_end_in_which_something_else_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread goes on, or nothing that is posted would be obeyed any more."""
+    world = World().connected()
+    monkeypatch.setattr(world.driver.worker, "_threaded", True)
+    link = world.driver.link
+    assert link is not None
+    link.run = lambda: 1 // 0  # type: ignore[method-assign, assignment]
+    dispose, link.dispose = link.dispose, lambda: 1 // 0  # type: ignore[method-assign, assignment]
+    assert world.driver.worker.step()
+    dispose()
+    assert world.state is S.ERROR
+    assert not world.driver.worker.step()
+    assert not world.running
+
+
 def test_a_bug_that_found_nothing_to_end() -> None:
     """If the connection is over already, the state stays what it is."""
     world = World()
@@ -1019,6 +1128,118 @@ def test_a_bug_that_found_nothing_to_end() -> None:
     assert world.state is S.DISCONNECTED
     world.driver._activity = None
     world.run()
+
+
+# Tokens
+
+
+class Gate:
+    """A network that refuses the tokens that have expired, and a source of tokens."""
+
+    def __init__(self, world: World, *tokens: str | Exception, expired: str = "old") -> None:
+        self.world = world
+        self.tokens = list(tokens)
+        self.expired = expired
+        self.takes = 0.0
+        self.shown: list[str] = []
+        inner = world.new_transport
+
+        def new_transport(waker: Waker) -> Transport:
+            transport = inner(waker)
+            open_it = transport.open
+
+            def open_gate(request: DialRequest, interrupted: Callable[[], bool]) -> None:
+                token = dict(request.headers)["Authorization"].removeprefix("Bearer ")
+                self.shown.append(token)
+                if token.startswith(self.expired):
+                    raise TokenExpiredError("the token has expired", status=401)
+                open_it(request, interrupted)
+
+            transport.open = open_gate  # type: ignore[method-assign]
+            return transport
+
+        world.driver._new_transport = new_transport
+
+    def token(self) -> str:
+        self.world.clock.advance(self.takes)
+        token = self.tokens.pop(0)
+        if isinstance(token, Exception):
+            raise token
+        return token
+
+    def connect(self, token: Any) -> Connect:
+        target = Target(TunnelUrl.parse("ws://example.com/"), "user", token)
+        request = Connect(target)
+        self.world.driver.post(request)
+        self.world.run(request.outcome.done)
+        return request
+
+
+@pytest.mark.requirement("2.9")
+def test_an_expired_token_is_renewed_within_the_attempt() -> None:
+    """A callable is asked once more, at once; nobody sees a failure in between."""
+    world = World()
+    gate = Gate(world, "old", "new")
+    gate.connect(gate.token).outcome.result(0)
+    assert gate.shown == ["old", "new"]
+    assert world.path == ["connecting", "connected"]
+    assert world.dials == [0.0, 0.0]
+
+
+def test_the_second_refusal_is_final() -> None:
+    """There is no third try, nor one with the same token, nor one with a token that is fixed."""
+    for tokens, shown in ((["old1", "old2", "new"], ["old1", "old2"]), (["old", "old"], ["old"])):
+        world = World()
+        gate = Gate(world, *tokens)
+        with pytest.raises(TokenExpiredError):
+            gate.connect(gate.token).outcome.result(0)
+        assert gate.shown == shown
+        assert world.state is S.ERROR
+    world = World()
+    gate = Gate(world)
+    with pytest.raises(TokenExpiredError):
+        gate.connect(Secret("old")).outcome.result(0)
+    assert gate.shown == ["old"]
+
+
+def test_a_renewal_that_raises() -> None:
+    """What the callable raises decides: a mistake is final, the network is tried again."""
+    world = World()
+    gate = Gate(world, "old", ValueError("secret"))
+    with pytest.raises(AuthenticationFailedError, match="ValueError"):
+        gate.connect(gate.token).outcome.result(0)
+    world = World()
+    gate = Gate(world, "old", OSError("no route"), "new")
+    gate.connect(gate.token).outcome.result(0)
+    assert gate.shown == ["old", "new"]
+    assert "reconnecting" in world.path
+
+
+def test_a_callable_that_says_expired_itself_is_asked_once() -> None:
+    """Only the server's word makes it worth while to ask again."""
+    world = World()
+    gate = Gate(world, TokenExpiredError("log in again"), "new")
+    with pytest.raises(TokenExpiredError, match="log in"):
+        gate.connect(gate.token).outcome.result(0)
+    assert gate.tokens == ["new"]
+
+
+def test_a_slow_callable_does_not_use_up_the_time_of_the_dial() -> None:
+    """The deadline of the session's handshake begins with the dial, not with the question."""
+    world = World(connect_timeout=1.0)
+    ScriptedGateway(world.network)
+    gate = Gate(world, "old", "new")
+    gate.takes = 5.0
+    gate.connect(gate.token).outcome.result(0)
+    assert world.driver.channel.session is not None
+    assert world.dials == [5.0, 10.0]
+
+
+def test_the_limit_on_headers_reaches_the_dial() -> None:
+    """`max_header_size` is what the transport is told."""
+    world = World(max_header_size=2000)
+    world.driver._target = Target(TunnelUrl.parse("ws://example.com/"), "user", None)
+    assert world.driver._dial_request(world.driver._target).max_header_size == 2000
 
 
 # Other
@@ -1213,20 +1434,6 @@ def test_a_loss_is_told_whatever_becomes_of_the_link() -> None:
     assert len(world.losses) == 2
 
 
-def test_a_callback_of_a_loss_may_raise() -> None:
-    """It is logged; the tunnel goes on."""
-    world, gateway = resuming()
-
-    def fail(error: SessionLostError) -> None:
-        raise RuntimeError("no")
-
-    world.driver._on_session_lost = fail
-    world.connected()
-    gateway.end()
-    world.run(lambda: len(world.resumed) == 2)
-    assert world.state is S.CONNECTED
-
-
 def test_drains_until_all_is_acknowledged() -> None:
     """With a session the end waits for the peer's word, asks for it once, and says END."""
     world, gateway = resuming()
@@ -1327,3 +1534,276 @@ def test_the_end_of_a_session_may_be_slow_to_go_out() -> None:
     assert gateway.session is None
     assert world.network.close_codes == [1000]
     assert world.queue.snapshot() == ("late",)
+
+
+# What the watch sees of the network
+
+
+def messages(world: World) -> list[str]:
+    """What was recorded about the network."""
+    events = world.driver.tracker.events
+    return [event.message for event in events if event.type is E.NETWORK_CHANGED]
+
+
+@pytest.mark.requirement("1.8")
+def test_a_seen_return_ends_a_wait() -> None:
+    """A recovery that waits tries at once; nobody has to call anything."""
+    world = World(reconnect_base_delay=60.0).connected()
+    world.watch.change(None)
+    world.network.cut()
+    world.at(3.0, lambda: world.watch.change(WAY))
+    world.run(lambda: world.calls.count("greet") == 2)
+    assert world.dials == [0.0, 3.0]
+    assert messages(world)[-1] == "there is a route again"
+
+
+@pytest.mark.requirement("1.8")
+def test_a_return_needs_a_moment() -> None:
+    """An attempt that fails at once, since the network is only coming up, is soon repeated."""
+    world = World(reconnect_base_delay=60.0).connected()
+    world.watch.change(None)
+    world.network.cut()
+    world.network.refuse()
+    world.at(3.0, lambda: world.watch.change(WAY))
+    world.at(6.0, world.network.accept)
+    world.run(lambda: world.calls.count("greet") == 2)
+    assert world.dials == [0.0, 3.0, 4.0, 5.5, 7.0]
+    assert messages(world)[1:] == ["there is a route again"]  # reminders are not recorded
+
+
+def test_reminders_leave_a_dial_alone() -> None:
+    """One that is under way may finish; if it fails, the next follows at once."""
+    world = World(reconnect_base_delay=60.0).connected()
+    world.watch.change(None)
+    world.network.cut()
+
+    def back() -> None:
+        world.dial_takes = 2.2
+        world.network.refuse()
+        world.watch.change(WAY)
+
+    world.at(3.0, back)
+    world.at(4.9, world.network.accept)
+    world.run(lambda: world.calls.count("greet") == 2)
+    assert world.dials == [0.0, 3.0]
+    world = World(reconnect_base_delay=60.0).connected()
+    world.watch.change(None)
+    world.network.cut()
+    world.at(3.0, back)
+    world.at(6.0, world.network.accept)
+    world.run(lambda: world.calls.count("greet") == 2)
+    assert world.dials == [0.0, 3.0, 5.2]
+
+
+def test_a_seen_return_ends_a_dial_that_hangs() -> None:
+    """It hangs since there was no network: it is given up, the first one as well."""
+    world = World()
+    world.dial_takes = 60.0
+    outcome = world.post_connect().outcome
+
+    def back() -> None:
+        world.dial_takes = 0.0
+        world.watch.change(OTHER_WAY)
+
+    world.at(5.0, back)
+    world.run(outcome.done)
+    assert world.dials == [0.0, 5.0]
+
+
+def test_a_reminder_in_the_first_dial() -> None:
+    """If that fails after all, the next follows at once."""
+    world = World(reconnect_base_delay=60.0)
+    world.network.refuse()
+    world.dial_takes = 2.2
+    outcome = world.post_connect().outcome
+    world.at(0.1, lambda: world.watch.change(OTHER_WAY))
+    world.at(2.35, world.network.accept)
+    world.run(outcome.done)
+    assert world.dials == [0.0, 0.1, pytest.approx(2.3)]
+
+
+@pytest.mark.requirement("1.8")
+def test_a_seen_return_brings_back_what_was_given_up() -> None:
+    """A tunnel whose attempts were used up is followed on, and tries again, and is reminded."""
+    world = World(max_reconnect_attempts=1, reconnect_base_delay=0.5).connected()
+    world.network.refuse()
+    world.watch.change(None)
+    world.network.cut()
+    world.run()
+    assert world.state is S.ERROR
+    assert len(world.watch.followers) == 1
+    world.watch.change(WAY)
+    before = world.clock.monotonic()
+    world.at(0.6, world.network.accept)
+    world.run()
+    assert world.state is S.ERROR
+    world.run(lambda: world.state is S.CONNECTED)
+    assert world.clock.monotonic() == before + 1.0
+
+
+@pytest.mark.parametrize("way", [None, OTHER_WAY])
+def test_a_changed_route_challenges_the_link(way: Route | None) -> None:
+    """It has two seconds for a sign of life, however rare the pings are."""
+    world = World(ping_interval=30.0, reconnect_base_delay=60.0).connected()
+    world.network.fall_silent()
+    world.at(1.0, lambda: world.watch.change(way))
+    world.run(lambda: world.state is not S.CONNECTED)
+    assert world.clock.monotonic() == pytest.approx(3.0)
+    assert world.state is S.RECONNECTING
+
+
+@pytest.mark.requirement("1.8")
+def test_a_link_that_fails_its_challenge_is_replaced() -> None:
+    """The network is there, by another way: nothing has to return, and nobody waits."""
+    world = World(ping_interval=30.0, reconnect_base_delay=60.0).connected()
+    world.network.fall_silent()
+    world.at(1.0, lambda: world.watch.change(OTHER_WAY))
+    world.run(lambda: world.calls.count("greet") == 2)
+    assert world.dials == [0.0, 3.5]
+
+
+def test_a_link_that_passes_its_challenge_stays() -> None:
+    """A sign of life is all that is asked for; reminders do not disturb it."""
+    world = World(ping_interval=30.0).connected()
+    world.network.latency = 0.01
+    link = world.driver.link
+    assert link is not None
+    challenges: list[float] = []
+    challenge = link.challenge
+
+    def note() -> None:
+        challenges.append(world.clock.monotonic())
+        challenge()
+
+    link.challenge = note  # type: ignore[method-assign]
+    world.at(1.0, lambda: world.watch.change(OTHER_WAY))
+    assert not world.driver.worker.drive(lambda: world.state is not S.CONNECTED, 100.0)
+    assert challenges == [1.0]
+    assert messages(world) == ["the route to the server has changed"]
+
+
+def test_the_application_says_that_there_is_no_network() -> None:
+    """What it says counts more than what is seen, until it says otherwise."""
+    world = World(max_reconnect_attempts=3).connected()
+    change(world, False)
+    world.run(lambda: E.NETWORK_CHANGED in world.events)
+    world.watch.change(None)
+    world.network.cut()
+    world.at(10.0, lambda: world.watch.change(WAY))
+    world.at(500.0, lambda: change(world, True))
+    world.run(lambda: world.calls.count("greet") == 2)
+    assert world.dials == [0.0, 500.0]
+
+
+def test_a_route_that_goes_pauses_nothing() -> None:
+    """What is seen may be wrong: the backoff goes on."""
+    world = World().connected()
+    world.watch.change(None)
+    world.network.cut()
+    world.run(lambda: world.calls.count("greet") == 2)
+    assert world.dials == [0.0, 2.0]
+
+
+def test_a_route_that_goes_does_not_hold_up_a_dial() -> None:
+    """News of a link that is lost by now take nothing from a wish to dial at once."""
+    world = World(reconnect_base_delay=60.0).connected()
+    outcome = Reconnect()
+
+    def wish(record: Any) -> None:
+        if record.dest == S.RECONNECTING:
+            world.driver.post(outcome)
+
+    def tell(event: Any) -> None:
+        if event.type is E.RECONNECTING:
+            world.driver.post(ObservedChange(False, None, "late news"))
+
+    world.driver.tracker.machine.subscribe(wish)
+    world.driver.tracker.subscribe(tell)
+    world.network.cut()
+    world.run(outcome.outcome.done)
+    assert world.dials == [0.0, 0.0]
+
+
+def test_the_server_has_asked_for_patience() -> None:
+    """A network that changes is no reason to come back earlier than the server said."""
+    world = World(reconnect_base_delay=1.0).connected()
+    world.network.refuse(ServerUnavailableError("busy", retry_after=50.0))
+    world.network.cut()
+    world.at(3.0, lambda: world.watch.change(OTHER_WAY))
+    world.at(4.0, world.network.accept)
+    world.run(lambda: world.calls.count("greet") == 2)
+    assert world.dials == [0.0, 1.0, 51.0]
+
+
+def test_a_dial_after_patience_may_hang_as_well() -> None:
+    """Once the server's time is over, a return counts again."""
+    world = World(reconnect_base_delay=1.0).connected()
+    world.network.refuse(ServerUnavailableError("busy", retry_after=50.0))
+    world.network.cut()
+    world.at(4.0, lambda: setattr(world, "dial_takes", 60.0))
+
+    def back() -> None:
+        world.network.accept()
+        world.dial_takes = 0.0
+        world.watch.change(OTHER_WAY)
+
+    world.at(55.0, back)
+    world.run(lambda: world.calls.count("greet") == 2)
+    assert world.dials == [0.0, 1.0, 51.0, 55.0]
+
+
+def test_the_network_returns_just_before_a_recovery_begins() -> None:
+    """News that come between a loss and the recovery hurry its first attempt."""
+    world = World(reconnect_base_delay=60.0).connected()
+
+    def back(record: Any) -> None:
+        if record.dest == S.RECONNECTING:
+            change(world, True)
+
+    world.driver.tracker.machine.subscribe(back)
+    world.network.cut()
+    world.run(lambda: world.calls.count("greet") == 2)
+    assert world.dials == [0.0, 0.0]
+
+
+def test_follows_the_network_while_somebody_works_on_a_connection() -> None:
+    """From the first dial to the end; again with the next connect or reconnect."""
+    world = World()
+    assert not world.watch.followers
+    world.connected()
+    assert len(world.watch.followers) == 1
+    close = world.close()
+    world.run(close.done.is_set)
+    world.run()
+    assert not world.watch.followers
+    outcome = reconnect(world)
+    world.run(outcome.done)
+    assert len(world.watch.followers) == 1
+    world.network.close(1008)
+    world.run()
+    assert world.state is S.ERROR
+    assert not world.watch.followers
+
+
+def test_a_tunnel_that_has_given_up_is_followed_until_it_is_closed() -> None:
+    """Nobody lets go of a tunnel in the state error but the application."""
+    world = World(max_reconnect_attempts=1).connected()
+    world.network.refuse()
+    world.network.cut()
+    world.run()
+    assert world.state is S.ERROR
+    assert len(world.watch.followers) == 1
+    close = world.close()
+    world.run(close.done.is_set)
+    world.run()
+    assert not world.watch.followers
+
+
+def test_the_watch_can_be_turned_off() -> None:
+    """Then the network is the application's business."""
+    world = World(watch_network=False, reconnect_base_delay=60.0).connected()
+    assert not world.watch.followers
+    world.network.cut()
+    world.at(3.0, lambda: world.watch.change(OTHER_WAY))
+    world.run(lambda: world.calls.count("greet") == 2)
+    assert world.dials == [0.0, 60.0]

@@ -134,6 +134,36 @@ def test_an_interrupt_in_a_subscriber_passes_and_the_rest_is_told_later() -> Non
     assert messages(got) == ["b", "c"]
 
 
+class InterruptedOnce:
+    """A lock; Ctrl-C comes when it is left for the time that a test says."""
+
+    def __init__(self, number: int) -> None:
+        self._lock = threading.Lock()
+        self._left = number
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *args: object) -> None:
+        self._lock.release()
+        self._left -= 1
+        if not self._left:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_between_two_steps_does_not_silence_the_log() -> None:
+    """It costs the event that was about to be told; the next ones are."""
+    log = EventLog(10)
+    got: list[ConnectionEvent] = []
+    log.subscribe(got.append)
+    log.record(event("a"))
+    log._lock = InterruptedOnce(1)  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        log.deliver()
+    put(log, "b")
+    assert messages(got) == ["b"]
+
+
 def test_what_a_subscriber_records_comes_after() -> None:
     """Each subscriber sees every event in the order of recording, even those made on the way."""
     log = EventLog(10)

@@ -107,6 +107,12 @@ STREAMS = {
     "middle sizes": frame(0x82, bytes(126)) + frame(0x81, b"x" * 130),
     "fragments": frame(0x01, b"\xf0\x9f") + frame(0, b"\x98") + frame(0x89, b"p") + b"\x80\x01\x80",
     "binary fragments": frame(0x02, b"ab") + frame(0x8A, b"") + frame(0, b"cd") + frame(0x80, b"e"),
+    "tiny fragments": b"\x82\x01a\x01\x00"
+    + b"".join(frame(0, bytes((byte,))) for byte in "a€😀".encode())
+    + b"\x00\x00\x80\x01!",
+    "bad tiny fragments": b"\x82\x01a\x01\x00"
+    + b"".join(frame(0, bytes((byte,))) for byte in b"a\xe2\x82\x28b")
+    + b"\xc0\x00",
     "end": frame(0x82, b"ab") + frame(0x88, b"\x03\xe8bye") + frame(0x82, b"cd"),
     "control": frame(0x89, bytes(125)) + frame(0x8A, b"pong"),
     "bad text": frame(0x82, b"ab") + frame(0x81, b"abc\xed\xa0\x80d") + b"\xff",
@@ -333,7 +339,7 @@ def test_four_mebibytes_in_tiny_fragments_are_legal() -> None:
 
 @pytest.mark.parametrize("opcode", [0x01, 0x02], ids=["text", "binary"])
 def test_a_flood_of_empty_fragments_holds_nothing(opcode: int) -> None:
-    """Fragments without payload may come for ever; they leave nothing behind."""
+    """Fragments without payload leave nothing behind, up to the limit on their number."""
     decoder = FrameDecoder(max_message_size=10)
     decoder.feed(frame(opcode, b"ab"))
     flood = frame(0x00, b"") * 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tunnel.frames import Close, FrameDecoder, Ping, ProtocolViolation
+from tunnel.frames import Close, FrameDecoder, Ping, Pong, ProtocolViolation
 
 START = b"\x02\x01x"  # a binary message whose next fragments are to come
 LEGAL = [1000, 1001, 1002, 1003, *range(1007, 1015), 3000, 3999, 4000, 4999]
@@ -191,3 +191,58 @@ def test_a_client_must_mask() -> None:
         assert decoder.violation == ProtocolViolation(
             1002, "a client's frame is not masked (RFC 6455, section 5.1)"
         )
+
+
+def test_the_limit_on_fragments_is_the_largest_number_allowed() -> None:
+    """A message may have so many frames, empty or not; with the next one it is refused."""
+    for count, chunk in ((5, 3), (5, 1000), (1500, 65536)):
+        for piece in (b"", b"x"):
+            decoder = FrameDecoder(max_fragments=count)
+            fragment = bytes((0, len(piece))) + piece
+            stream = b"\x02\x00" + b"\x89\x00" + fragment * (count - 2)
+            for at in range(0, len(stream), chunk):
+                decoder.feed(stream[at : at + chunk])
+            assert decoder.feed(b"\x80\x00" + b"\x82\x01y") == [piece * (count - 2), b"y"]
+
+            decoder.feed(b"\x02\x00" + fragment * (count - 1))
+            assert decoder.violation is None
+            assert decoder.feed(b"\x8a\x00" + b"\x80") == [Pong()]
+            assert decoder.violation is None
+            assert decoder.feed(b"\x00") == []
+            assert decoder.violation is not None
+            assert decoder.violation.close_code == 1009
+            assert f"{count} fragments" in decoder.violation.reason
+
+
+def test_a_limit_of_one_forbids_fragments() -> None:
+    """Then a message comes in one frame; control frames do not count."""
+    decoder = FrameDecoder(max_fragments=1)
+    assert decoder.feed(b"\x82\x01x\x89\x00\x81\x01y" + START) == [b"x", Ping(), "y"]
+    decoder.feed(b"\x80\x00")
+    assert decoder.violation is not None
+    assert decoder.violation.close_code == 1009
+
+
+def test_the_default_limit_is_a_million() -> None:
+    """1 048 576 fragments are allowed, and one more is not."""
+    decoder = FrameDecoder()
+    decoder.feed(b"\x01\x00")
+    for _ in range(256):
+        assert decoder.violation is None
+        decoder.feed(b"\x00\x00" * 4096)
+    assert decoder.violation is not None
+    assert decoder.violation.close_code == 1009
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_many_fragments_obey_the_limit_on_size(ends: bool) -> None:
+    """Fragments that are joined many at a time are refused by the first byte that is too much."""
+    decoder = FrameDecoder(max_message_size=300)
+    decoder.feed(b"\x02\x00" + b"\x00\x64" + bytes(100))
+    fitting = b"\x00\x32" + bytes(50)
+    if ends:
+        assert decoder.feed(fitting * 4 + b"\x80\x00") == [bytes(300)]
+        return
+    decoder.feed(fitting * 4 + b"\x00\x01x")
+    assert decoder.violation is not None
+    assert "301 bytes" in decoder.violation.reason

@@ -255,3 +255,13 @@ def test_an_opening_is_answered() -> None:
         assert opened.limits == Limits(50, 4 * 2**20, 1234)  # type: ignore[union-attr]
 
     run(scenario)
+
+
+def test_a_short_time_is_not_told_as_none() -> None:
+    """Whole seconds are told, and 0 would mean that the session is not kept at all."""
+
+    async def scenario() -> None:
+        opened = read_answer(Stage(session_keep=0.5).link.written[0])  # type: ignore[arg-type]
+        assert opened.kept_for == 1  # type: ignore[union-attr]
+
+    run(scenario)

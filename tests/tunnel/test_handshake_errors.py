@@ -144,6 +144,21 @@ def test_a_server_may_ask_to_wait(status: int) -> None:
     assert error_for_status(status, {"Retry-After": "soon"}).retry_after is None
 
 
+@pytest.mark.parametrize(
+    ("date", "seconds"),
+    [
+        ("Sun, 06 Nov 1994 08:48:37 GMT", 120.0),
+        ("Sun, 06 Nov 1994 09:49:37 GMT", 0.0),
+        ("some day", 60.0),
+        ("", 60.0),
+    ],
+)
+def test_a_date_is_meant_by_the_servers_clock(date: str, seconds: float) -> None:
+    """An answer that is dated says itself how long its `Retry-After` is; our clock may be wrong."""
+    headers = {"Retry-After": "Sun, 06 Nov 1994 08:50:37 GMT", "Date": date}
+    assert error_for_status(503, headers, now=NOW).retry_after == seconds
+
+
 def test_waiting_is_no_use_where_retrying_is_none() -> None:
     """A refusal for good has no `retry_after`, whatever the server writes."""
     assert error_for_status(404, {"Retry-After": "120"}).retry_after is None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tunnel.callback_lane import CallbackLane, LaneDelivery
 from tunnel.config import TunnelConfig
 from tunnel.delivery import CallbackDelivery, Delivery, Inbox
 from tunnel.errors import (
@@ -168,8 +169,8 @@ def test_messages_are_delivered_in_order() -> None:
     assert bench.activity == 1
 
 
-def test_control_frames_are_obeyed_in_order_with_messages() -> None:
-    """A ping between two messages is answered between them."""
+def test_pings_are_answered_before_messages_are_delivered() -> None:
+    """A ping need not wait for the callbacks of the messages that came with it."""
     bench = Bench()
     at_answer: list[list[Message]] = []
     send = bench.wire.send
@@ -180,9 +181,33 @@ def test_control_frames_are_obeyed_in_order_with_messages() -> None:
 
     bench.wire.send = watch  # type: ignore[method-assign]
     bench.feed(SERVER.message("a"), SERVER.ping(b"now"), SERVER.message("b"))
-    assert at_answer == [["a"]]
+    assert at_answer == [[]]
     assert bench.wire.written == [Pong(b"now")]
     assert bench.received == ["a", "b"]
+
+
+def test_messages_before_a_close_frame_are_delivered() -> None:
+    """Also if both came at once."""
+    bench = Bench()
+    bench.feed(SERVER.message("a"), SERVER.close(1000))
+    assert bench.received == ["a"]
+
+
+def test_comes_out_for_callbacks() -> None:
+    """Once messages have been put into the lane the thread is needed elsewhere."""
+    lane = CallbackLane()
+    received: list[Message] = []
+    delivery = LaneDelivery(CallbackDelivery(received.append), lane, 1000, lambda: None)
+    bench = Bench(delivery=delivery)
+    bench.wire.chunks.extend([SERVER.message("a"), SERVER.message("b")])
+    assert bench.link.run(100.0) is None
+    assert bench.clock.monotonic() == 0.0
+    assert received == []
+    lane.run()
+    assert received == ["a"]
+    assert bench.link.run(100.0) is None
+    lane.run()
+    assert received == ["a", "b"]
 
 
 @pytest.mark.requirement("6.3")
@@ -225,6 +250,7 @@ def test_large_frames_are_read_in_large_pieces(size: int, wanted: int) -> None:
 class Sizes:
     """A delivery that notes what it is told."""
 
+    has_callbacks = False
     is_full = False
 
     def __init__(self) -> None:
@@ -421,17 +447,6 @@ def test_without_a_heartbeat_silence_means_nothing() -> None:
     bench.link.dispose()
 
 
-def test_bytes_read_after_the_verdict_prove_it_wrong() -> None:
-    """A slow callback holds the thread past the time-out, with the pong in the same chunk."""
-    bench: Bench
-    bench = Bench(delivery=CallbackDelivery(lambda message: bench.clock.advance(50)))
-    assert bench.feed(SERVER.message("slow"), SERVER.pong(b"")) is None
-    assert bench.run(44) is None
-    end = bench.run(None)
-    assert end is not None
-    assert isinstance(end.error, HeartbeatTimeoutError)
-
-
 def test_bytes_unread_at_the_verdict_prove_it_wrong() -> None:
     """What came while a callback held the thread is read before anything is decided."""
     bench: Bench
@@ -504,6 +519,43 @@ def test_a_probe_in_text_mode() -> None:
     assert [probe.answered for probe in probes] == [True, True]
 
 
+def test_a_later_pong_answers_earlier_probes() -> None:
+    """A peer may answer only the latest of several pings (RFC 6455, section 5.5.3)."""
+    bench = Bench()
+    probes = [bench.link.probe() for _ in range(3)]
+    pings = [item.payload for item in bench.wire.written if isinstance(item, Ping)]
+    bench.feed(SERVER.pong(pings[1]))
+    assert [probe.answered for probe in probes] == [True, True, False]
+    bench.feed(SERVER.pong(pings[0]), SERVER.pong(b"unasked"))
+    assert not probes[2].done.is_set()
+    bench.feed(SERVER.pong(pings[2]))
+    assert probes[2].answered
+
+
+def test_a_pong_of_the_heartbeat_answers_earlier_probes() -> None:
+    """The latest ping may be the heartbeat's; a probe that is later than that is not answered."""
+    bench = Bench()
+    bench.run(29.0)
+    early = bench.link.probe()
+    bench.run(1.5)
+    late = bench.link.probe()
+    beat = [item for item in bench.wire.written if isinstance(item, Ping)][1]
+    bench.feed(SERVER.pong(beat.payload))
+    assert early.answered
+    assert not late.done.is_set()
+
+
+def test_a_flood_of_text_pings_is_answered_by_the_last() -> None:
+    """While the peer does not read, one "pong" waits, whatever number of "ping" there was."""
+    bench = Bench(ping_mode="text")
+    bench.wire.room = 0
+    bench.feed(*[SERVER.message("ping")] * 100)
+    bench.wire.room = None
+    bench.feed(SERVER.message("x"))
+    assert 1 <= len(bench.wire.written) <= 2
+    assert set(bench.wire.written) == {"pong"}
+
+
 def test_a_probe_ends_with_the_link() -> None:
     """Who waits for an answer learns at once that there will be none, also who comes too late."""
     bench = Bench()
@@ -546,6 +598,27 @@ def test_a_challenge_that_is_met(with_pong: bool) -> None:
         assert bench.run(10) is None
     bench.link.challenge()
     assert bench.run(10) is not None
+
+
+def test_a_byte_just_after_a_challenge_meets_it() -> None:
+    """A byte that came after the challenge is a sign of life, however soon after, and for good."""
+    bench = Bench()
+    bench.clock.advance(10)
+    bench.link.challenge()
+    bench.clock.call_at(10.001, lambda: bench.wire.put(SERVER.message("alive")))
+    assert bench.run(10) is None
+
+
+def test_a_byte_just_before_a_challenge_does_not() -> None:
+    """It may be the last one of a network that is gone."""
+    bench = Bench()
+    bench.clock.advance(10)
+    bench.feed(SERVER.message("last"))
+    bench.link.challenge()
+    end = bench.run(None)
+    assert end is not None
+    assert isinstance(end.error, HeartbeatTimeoutError)
+    assert bench.clock.monotonic() == pytest.approx(12.0, abs=0.01)
 
 
 def test_a_challenge_while_bytes_wait_unread() -> None:
@@ -1105,6 +1178,21 @@ def test_first_words_in_a_session_are_kept() -> None:
     bench.link.open_queue()
     assert bench.hear() == ["hello", "queued"]
     assert bench.channel.unacknowledged == 2
+
+
+def test_first_words_for_a_lost_session_are_not_said_in_the_next() -> None:
+    """A greeting that takes long may outlive its link, and then its session, too."""
+    bench = SessionBench()
+    link = bench.link
+    link.dispose()
+    bench.session.detach()
+    link.send_first("still the same session")
+    assert len(bench.channel._first) == 1
+    bench.channel.lose("gone")
+    link.send_first("too late")
+    bench.channel.carry(None)
+    link.send_first("too late")
+    assert list(bench.channel._first) == []
 
 
 def test_asking_is_for_sessions() -> None:

@@ -134,6 +134,23 @@ def test_control_frames_go_before_own_messages_and_those_before_the_queue(
     assert connection.received == [Ping(b"1"), Ping(b"2"), "own", "high", "low"]
 
 
+def test_of_the_answers_to_pings_that_are_messages_the_latest_counts(
+    connection: Connection,
+) -> None:
+    """One waits, before own messages; like them it dies with the connection."""
+    outbox = connection.outbox
+    for number in range(3):
+        outbox.add_beat(ENCODER.message(f"pong {number}"))
+    outbox.add_own(ENCODER.message("own"))
+    assert outbox.has_work
+    assert not outbox.is_idle
+    connection.write_all()
+    assert connection.received == ["pong 2", "own"]
+    outbox.add_beat(ENCODER.message("pong"))
+    outbox.settle()
+    assert not outbox.has_work
+
+
 def test_control_frames_go_between_fragments_and_own_messages_do_not(
     connection: Connection, queue: RequestQueue
 ) -> None:

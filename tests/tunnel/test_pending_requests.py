@@ -7,11 +7,12 @@ import gc
 import itertools
 import queue
 import random
+import sys
 import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
@@ -55,6 +56,10 @@ class Bench:
         self.metrics = MetricsCollector(clock=self.clock)
         self.breaker = CircuitBreaker(clock=self.clock)
         self.posted: list[tuple[Parcel, RequestPriority, float]] = []
+        self.queued: list[Parcel] = []
+        self.cancels: list[Parcel] = []
+        self.is_linked = True  # what is posted gets its number at once
+        self.on_cancel: Callable[[Parcel], object] = lambda parcel: None
         self.on_post: Callable[[Parcel], object] = lambda parcel: None
         self.default_timeout = 30.0
         self.requests = PendingRequests(
@@ -62,6 +67,8 @@ class Bench:
             metrics=self.metrics,
             breaker=self.breaker,
             post=self.post,
+            discard=self.discard,
+            cancel=self.cancel,
             default_timeout=lambda: self.default_timeout,
             rng=random.Random(seed),
         )
@@ -69,6 +76,20 @@ class Bench:
     def post(self, parcel: Parcel, priority: RequestPriority, timeout: float) -> None:
         self.on_post(parcel)
         self.posted.append((parcel, priority, timeout))
+        if not self.is_linked:
+            self.queued.append(parcel)
+        else:
+            parcel.claim()
+
+    def discard(self, parcels: Sequence[Parcel]) -> list[Parcel]:
+        unwanted = set(map(id, parcels))
+        discarded = [parcel for parcel in self.queued if id(parcel) in unwanted]
+        self.queued = [parcel for parcel in self.queued if id(parcel) not in unwanted]
+        return discarded
+
+    def cancel(self, parcel: Parcel) -> None:
+        self.on_cancel(parcel)
+        self.cancels.append(parcel)
 
     def submit(self, payload: str | bytes = b"", **options: Any) -> Answer:
         return self.requests.submit(payload, **options)
@@ -79,7 +100,7 @@ class Bench:
 
     @property
     def cancelled(self) -> list[int]:
-        return [decode_cancel(p) for p, _, _ in self.posted if p.kind is FrameKind.CANCEL]
+        return [decode_cancel(parcel) for parcel in self.cancels]
 
     def id(self, number: int = -1) -> int:
         return decode_request(self.asked[number]).request_id
@@ -210,6 +231,8 @@ def test_ids_are_random_by_themselves(bench: Bench) -> None:
             metrics=bench.metrics,
             breaker=bench.breaker,
             post=lambda parcel, priority, timeout: posted.append(parcel),
+            discard=lambda parcels: [],
+            cancel=lambda parcel: None,
             default_timeout=lambda: 30.0,
         )
         requests.submit(b"")
@@ -334,25 +357,79 @@ def test_waiting_for_room_takes_from_the_time(bench: Bench) -> None:
 
 def test_a_request_whose_time_went_with_waiting_times_out_at_once(bench: Bench) -> None:
     """Posted in the last moment, it ends at its deadline all the same, and is cancelled after."""
-
-    def wait(parcel: Parcel) -> None:
-        if parcel.kind is FrameKind.REQUEST:
-            bench.clock.advance(11.0)
-
-    bench.on_post = wait
+    bench.on_post = lambda parcel: bench.clock.advance(11.0)
     future = bench.submit(timeout=10.0)
     bench.clock.advance(0.0)
     assert isinstance(future.exception(0), RequestTimeoutError)
-    assert [p.kind for p, _, _ in bench.posted] == [FrameKind.REQUEST, FrameKind.CANCEL]
+    assert (len(bench.asked), bench.cancelled) == (1, [bench.id()])
 
 
-def test_a_time_out_withdraws_and_cancels(bench: Bench) -> None:
-    """If it was not sent it need not be; else the peer is told, after it, and nobody waits."""
+def test_a_time_out_cancels(bench: Bench) -> None:
+    """The peer is told of a request that may have been sent, so that it need not answer it."""
     bench.submit(timeout=1.0, priority=RequestPriority.HIGH)
     bench.clock.advance(1.0)
-    assert bench.asked[0].is_withdrawn
+    assert not bench.asked[0].is_withdrawn
     assert bench.cancelled == [bench.id(0)]
-    assert bench.posted[1][1:] == (RequestPriority.HIGH, 0.0)
+
+
+@pytest.mark.parametrize("end", ["time-out", "cancel", "loss", "interrupt"])
+def test_what_was_never_sent_leaves_nothing_behind(bench: Bench, end: str) -> None:
+    """Without a link a request that ends leaves the queue, and no CANCEL is made for it."""
+    bench.is_linked = False
+    if end == "interrupt":
+
+        def interrupted(parcel: Parcel) -> None:
+            bench.queued.append(parcel)
+            raise KeyboardInterrupt
+
+        bench.on_post = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            bench.submit()
+    else:
+        futures = [bench.submit(timeout=1.0) for _ in range(60)]
+        assert len(bench.queued) == 60
+        if end == "time-out":
+            bench.clock.advance(1.0)
+        elif end == "cancel":
+            assert all(future.cancel() for future in futures)
+        else:
+            bench.requests.fail_all(SessionLostError())
+        assert all(parcel.is_withdrawn for parcel in bench.asked)
+    assert bench.queued == []
+    assert bench.cancelled == []
+    bench.assert_nothing_is_left()
+
+
+def test_withdrawn_before_it_is_queued(bench: Bench) -> None:
+    """A loss that comes while the request is on its way to the queue: it does not stay there."""
+    bench.is_linked = False
+    bench.on_post = lambda parcel: bench.requests.fail_all(SessionLostError())
+    assert isinstance(bench.submit().exception(0), SessionLostError)
+    assert bench.queued == []
+
+
+def test_a_request_that_returned_to_the_queue_is_not_cancelled(bench: Bench) -> None:
+    """An interrupted writer has given it back: it never was on the wire, whatever was planned."""
+    bench.is_linked = False
+    bench.submit(timeout=1.0)
+    assert bench.queued[0].claim()
+    bench.clock.advance(1.0)
+    assert (bench.queued, bench.cancelled) == ([], [])
+
+
+def test_a_queue_that_is_closed_harms_no_request(bench: Bench, logged: list[str]) -> None:
+    """Requests end in their way even if they cannot be taken out of the queue."""
+
+    def closed(parcels: Sequence[Parcel]) -> list[Parcel]:
+        raise InvalidStateError("the queue is closed")
+
+    bench.requests._discard = closed
+    bench.is_linked = False
+    futures = [bench.submit(timeout=1.0) for _ in range(2)]
+    bench.clock.advance(1.0)
+    assert all(isinstance(f.exception(0), RequestTimeoutError) for f in futures)
+    assert "still queued: the queue is closed" in logged[0]
+    assert bench.cancelled == []
 
 
 def test_a_cancellation_that_cannot_be_sent_is_no_trouble(bench: Bench, logged: list[str]) -> None:
@@ -362,7 +439,7 @@ def test_a_cancellation_that_cannot_be_sent_is_no_trouble(bench: Bench, logged: 
     def full(parcel: Parcel) -> None:
         raise QueueFullError("no {room}")
 
-    bench.on_post = full
+    bench.on_cancel = full
     bench.clock.advance(1.0)
     assert all(isinstance(f.exception(0), RequestTimeoutError) for f in futures)
     expected = "DEBUG a request's cancellation was not sent: no {room} (TUNNEL_006)"
@@ -456,7 +533,6 @@ def test_without_a_timer_there_is_no_request(bench: Bench, monkeypatch: pytest.M
         patched.setattr(bench.clock, "call_at", fail)
         with pytest.raises(RuntimeError, match="new thread"):
             bench.submit()
-    assert bench.asked[0].is_withdrawn
     bench.assert_nothing_is_left()
     future = bench.submit(timeout=1.0)
     bench.clock.advance(1.0)
@@ -467,16 +543,14 @@ def test_without_a_timer_there_is_no_request(bench: Bench, monkeypatch: pytest.M
 
 
 def test_a_caller_may_cancel(bench: Bench) -> None:
-    """The request is withdrawn, the peer is told, and nothing is counted."""
+    """The peer is told, and nothing is counted."""
     future = bench.submit(priority=RequestPriority.LOW)
     assert future.cancel()
     assert future.cancel()
     assert future.cancelled()
     with pytest.raises(CancelledError):
         future.result(0)
-    assert bench.asked[0].is_withdrawn
     assert bench.cancelled == [bench.id(0)]
-    assert bench.posted[1][1:] == (RequestPriority.LOW, 0.0)
     assert bench.metrics.snapshot().total_requests == 0
     bench.assert_nothing_is_left()
 
@@ -581,7 +655,7 @@ def test_a_future_that_its_owner_completes_harms_nobody(bench: Bench) -> None:
 
 
 def test_all_fail_at_once(bench: Bench) -> None:
-    """Each with an error of its own that says the same; none is sent any more, or cancelled."""
+    """Each with an error of its own that says the same; none is cancelled."""
     futures = [bench.submit() for _ in range(3)]
     error = SessionLostError("gone", unacknowledged=["a"])
     bench.requests.fail_all(error)
@@ -589,7 +663,6 @@ def test_all_fail_at_once(bench: Bench) -> None:
     assert all(isinstance(e, SessionLostError) and e.unacknowledged == ("a",) for e in errors)
     assert {str(e) for e in errors} == {str(error)}
     assert len({id(e) for e in [*errors, error]}) == 4
-    assert all(parcel.is_withdrawn for parcel in bench.asked)
     assert not bench.cancelled
     bench.assert_nothing_is_left()
     bench.requests.fail_all(error)
@@ -734,6 +807,26 @@ def test_a_callback_that_raises_harms_nobody(
     bench.clock.advance(1.0)
     assert all(future.done() for future in futures)
     assert len(caplog.records) == 3
+    bench.assert_nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda bench: bench.clock.advance(1.0),
+        lambda bench: bench.requests.fail_all(InvalidStateError("over")),
+    ],
+)
+def test_all_end_though_a_callback_ends_its_thread(
+    bench: Bench, end: Callable[[Bench], object]
+) -> None:
+    """`SystemExit` in a future's callback is raised, but not before the others have ended too."""
+    futures = [bench.submit(b"", timeout=1.0) for _ in range(3)]
+    for future in futures:
+        future.add_done_callback(lambda _: sys.exit())
+    with pytest.raises(SystemExit):
+        end(bench)
+    assert all(future.done() for future in futures)
     bench.assert_nothing_is_left()
 
 
@@ -893,7 +986,7 @@ def pending(request_id: int, timeout: float) -> Pending:
     parcel = Parcel(FrameKind.REQUEST, b"")
     future: Answer = Future()
     permit = Permit(object())
-    return Pending(request_id, parcel, RequestPriority.NORMAL, future, permit, 0.0, timeout)
+    return Pending(request_id, parcel, future, permit, 0.0, timeout)
 
 
 # Threads
@@ -919,6 +1012,8 @@ class Peer:
             metrics=MetricsCollector(),
             breaker=CircuitBreaker(failure_threshold=10**9),
             post=lambda parcel, priority, timeout: self.mailbox.put(parcel),
+            discard=lambda parcels: [],
+            cancel=self.mailbox.put,
             default_timeout=lambda: LONG,
         )
         self.random = random.Random(seed)
@@ -931,7 +1026,7 @@ class Peer:
             while (parcel := self.mailbox.get()) is not None:
                 if parcel.kind is FrameKind.CANCEL:
                     self.cancelled += 1
-                elif self.random.random() < 0.9:
+                elif parcel.claim() and self.random.random() < 0.9:
                     payload = decode_request(parcel).payload
                     for _ in range(self.random.choice((1, 1, 1, 2))):
                         self.requests.answered(answer_to(parcel, payload=payload))

@@ -559,11 +559,9 @@ class TestClosing:
             queue.take,
             queue.clear,
             queue.confirm,
-            queue.restore,
             lambda: queue.hand_over(1),
             lambda: queue.put_back(["x"], [1]),
-            lambda: queue.save_session(SERVER, ticket()),
-            queue.forget_session,
+            lambda: queue.discard(["b"]),
         ]
         for call in calls:
             with pytest.raises(InvalidStateError, match="closed"):

@@ -3,11 +3,12 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tunnel.errors import QueueFullError
+from tunnel.errors import PayloadTypeError, QueueFullError
 from tunnel.request_queue import RequestPriority, RequestQueue
 from tunnel.testing import FakeClock
 
@@ -571,3 +572,110 @@ class TestWaitingUntilEmpty:
         clock.call_at(1.0, queue.interrupt)
         assert not queue.wait_until_empty(3.0)
         assert clock.monotonic() == 3.0
+
+
+class TestDiscarding:
+    def test_the_very_objects_leave(self, queue: RequestQueue) -> None:
+        """What was put in and waits is dropped; what is equal to it, taken or unknown stays."""
+        items = [bytes([65]) * 3 for _ in range(4)]
+        queue.enqueue_many(items[:2])
+        queue.enqueue(items[2], HIGH)
+        assert queue.take() is items[2]
+        discarded = queue.discard([items[1], items[2], items[3]])
+        assert [id(item) for item in discarded] == [id(items[1])]
+        assert (queue.waiting, queue.waiting_bytes, queue.size) == (1, 3, 2)
+        assert queue.take() is items[0]
+        assert queue.discard([]) == []
+
+    def test_whoever_waits_for_room_gets_it(self, queue: RequestQueue) -> None:
+        """A discarded item fills the queue no more."""
+        items = [object() for _ in range(5)]
+        queue.enqueue_many(items)
+        assert not queue.wait_for_room(0)
+        queue.discard(items[:1])
+        assert queue.wait_for_room(0)
+
+    def test_it_leaves_the_file_too(self, tmp_path: Path) -> None:
+        """Whoever opens the file next does not find it."""
+        path = tmp_path / "queue"
+        items = [f"item {number}" for number in range(3)]
+        with RequestQueue(path=path) as queue:
+            queue.enqueue_many(items)
+            assert queue.discard(items[1:2]) == [items[1]]
+        with RequestQueue(path=path) as queue:
+            assert queue.snapshot() == ("item 0", "item 2")
+
+
+class TestWithAService:
+    """One sends what is queued."""
+
+    def test_what_cannot_be_sent_is_refused(self, queue: RequestQueue) -> None:
+        """At the call that puts it in, and with nothing of the same call accepted."""
+
+        def check(item: object) -> None:
+            if item == "bad":
+                raise PayloadTypeError("no {item}")
+
+        queue.bind(check, lambda: None)
+        calls: list[Callable[[], object]] = [
+            lambda: queue.enqueue("bad"),
+            lambda: queue.enqueue_many(["good", "bad"]),
+            lambda: queue.enqueue_beyond("bad"),
+        ]
+        for call in calls:
+            with pytest.raises(PayloadTypeError):
+                call()
+        assert queue.is_empty
+        queue.enqueue_many(["bad"], is_checked=True)
+        queue.enqueue_beyond("bad", is_checked=True)
+        assert queue.size == 2
+
+    def test_who_takes_does_not_call_subscribers(self, queue: RequestQueue) -> None:
+        """A subscriber that blocks must not hold up whoever writes: it is called by others."""
+        signals: list[bool] = []
+        soon: list[int] = []
+        queue.subscribe(lambda signal: signals.append(signal.should_throttle))
+        queue.bind(lambda item: None, lambda: soon.append(1))
+        queue.enqueue_many([*"abcd"])
+        assert signals == [True]  # its own thread's call has filled it
+        soon.clear()
+        queue.take_many(4)
+        queue.confirm(4)
+        assert (signals, soon) == ([True], [1])
+        queue.deliver_signals()
+        assert signals == [True, False]
+        queue.deliver_signals()
+        assert signals == [True, False]
+
+    def test_it_is_asked_for_once_until_it_was_done(
+        self, queue: RequestQueue, clock: FakeClock
+    ) -> None:
+        """However often it turns meanwhile; and again for what comes later."""
+        signals: list[bool] = []
+        soon: list[int] = []
+        queue.subscribe(lambda signal: signals.append(signal.should_throttle))
+        queue.bind(lambda item: None, lambda: soon.append(1))
+        for _ in range(2):
+            queue.enqueue_many([*"abcd"])
+            soon.clear()
+            queue.take_many(1)
+            queue.restore()
+            queue.take_many(4)
+            queue.confirm(4)
+            assert soon == [1]
+            queue.deliver_signals()
+        assert signals == [True, False] * 2
+
+    @pytest.mark.parametrize("call", ["dequeue", "clear", "resize"])
+    def test_who_calls_by_himself_hears_at_once(self, queue: RequestQueue, call: str) -> None:
+        """The application's own calls deliver on their thread, as without a service."""
+        signals: list[bool] = []
+        queue.enqueue_many([*"abcd"])
+        queue.subscribe(lambda signal: signals.append(signal.should_throttle))
+        queue.bind(lambda item: None, lambda: None)
+        if call == "resize":
+            queue.resize(100)
+            queue.enqueue("x")
+        else:
+            getattr(queue, call)()
+        assert signals == [False]

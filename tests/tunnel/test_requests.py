@@ -80,7 +80,7 @@ def test_a_network_error_of_a_callable_is_one() -> None:
     with pytest.raises(NetworkError) as caught:
         Target(URL, "", token).dial_request(1.0)
     assert caught.value.is_retryable
-    assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+    assert caught.value.context["exception"] == "ConnectionRefusedError"
 
 
 def test_any_other_error_of_a_callable_is_an_authentication_failure() -> None:
@@ -92,7 +92,7 @@ def test_any_other_error_of_a_callable_is_an_authentication_failure() -> None:
     with pytest.raises(AuthenticationFailedError, match="callable raised KeyError") as caught:
         Target(URL, "", token).dial_request(1.0)
     assert "the secret" not in str(caught.value)
-    assert isinstance(caught.value.__cause__, KeyError)
+    assert caught.value.__cause__ is None
 
 
 @pytest.mark.parametrize("token", ["", "two\r\nlines"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import json
 import pickle
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loguru import logger
 
-from tunnel.secrets import HIDDEN, Secret, scrub
+from tunnel.secrets import HIDDEN, Secret, bare, raises_bare, scrub
 
 TEXT = "hunter2"
 
@@ -187,3 +188,99 @@ def test_any_text_becomes_one_line(text: str) -> None:
 def test_hostile_texts_take_no_time(unit: str) -> None:
     """No text makes the patterns take more than linear time; this would hang otherwise."""
     assert len(scrub(unit * 1_000_000)) <= 500
+
+
+def test_secrets_in_use_are_scrubbed() -> None:
+    """The text of a secret is removed wherever it stands, as long as there is such a secret."""
+    first, second = Secret("rosebud-1941"), Secret("rosebud-1941")
+    longer = Secret("rosebud-1941-and-more")
+    assert scrub("it is rosebud-1941!") == "it is ***!"
+    assert scrub("it is rosebud-1941-and-more") == "it is ***"
+    del first, longer
+    gc.collect()
+    assert scrub("it is xrosebud-1941-and-more") == "it is x***-and-more"
+    del second
+    gc.collect()
+    assert scrub("it is rosebud-1941!") == "it is rosebud-1941!"
+
+
+def test_short_secrets_are_not_looked_for() -> None:
+    """Five characters may be any word; looking for them would spoil texts and hide nothing."""
+    secret = Secret("five5")
+    assert scrub("a five5 b") == "a five5 b"
+    assert secret
+
+
+def test_a_secret_is_scrubbed_where_a_text_is_cut() -> None:
+    """No half of a secret is left at the end of a long text."""
+    secret = Secret("rosebud-" * 10)
+    for size in (450, 490, 960, 990):
+        assert "rosebud" not in scrub("x" * size + secret.reveal())
+
+
+def _fail(password: str, cause: BaseException | None = None) -> None:
+    try:
+        raise KeyError(password)
+    except KeyError:
+        raise ValueError(len(password)) from cause
+
+
+def _caught(cause: BaseException | None = None) -> ValueError:
+    with pytest.raises(ValueError) as caught:
+        _fail(TEXT, cause)
+    return caught.value
+
+
+def _shown(error: BaseException) -> str:
+    return "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
+
+
+def test_a_bare_error() -> None:
+    """It has no frames, and nothing behind it that was put out of sight; nor have its causes."""
+    error = _caught()
+    assert TEXT in _shown(error)
+    assert bare(error) is error
+    assert error.__traceback__ is None
+    assert error.__context__ is None
+    outer = _caught(cause := _caught(OSError("kept")))
+    assert bare(outer).__cause__ is cause
+    assert str(cause.__cause__) == "kept"
+    assert cause.__context__ is None
+    assert TEXT not in _shown(outer)
+
+
+def test_what_is_in_sight_stays_there() -> None:
+    """What was being handled when an error was raised stays with it, without its frames."""
+    error = RuntimeError("second")
+    error.__context__ = _caught()
+    context = bare(error).__context__
+    assert isinstance(context, ValueError)
+    assert context.__traceback__ is None
+
+
+def test_a_circle_of_causes() -> None:
+    """A chain of causes that leads back to its beginning has an end here."""
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert bare(first) is first
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
+def test_a_function_that_raises_bare_errors(kind: type[BaseException]) -> None:
+    """What it raises shows the caller's frames and no argument; what it returns is returned."""
+
+    @raises_bare
+    def work(password: str, *, fails: bool = False) -> int:
+        """Works."""
+        if fails:
+            raise kind(len(password))
+        return len(password)
+
+    assert work(TEXT) == len(TEXT)
+    assert (work.__name__, work.__doc__) == ("work", "Works.")
+    with pytest.raises(kind) as caught:
+        work(TEXT, fails=True)
+    frames = traceback.extract_tb(caught.value.__traceback__)
+    assert [frame.name for frame in frames][1:] == ["call"]
+    inner = caught.value.__traceback__.tb_next  # behind this test's own frame
+    assert inner.tb_frame.f_locals == {"function": inner.tb_frame.f_locals["function"]}

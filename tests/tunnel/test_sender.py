@@ -85,7 +85,7 @@ class Owner:
         self.max_message_size = limit
         self.worker = Worker()
         self.link: Link | None = None
-        self.is_greeting = False
+        self.greeting: Link | None = None
         self.is_closing = False
 
 
@@ -311,7 +311,8 @@ def test_a_closing_tunnel_takes_nothing(bench: Bench) -> None:
 def test_a_greeting_is_finished(bench: Bench) -> None:
     """Closed during the greeting, that still goes out; what other threads send is refused."""
     link = bench.connect()
-    bench.owner.is_closing = bench.owner.is_greeting = True
+    bench.owner.is_closing = True
+    bench.owner.greeting = bench.owner.link
     with pytest.raises(InvalidStateError, match="closing"):
         bench.send("late")
     bench.owner.worker.is_own_thread = True
@@ -500,8 +501,7 @@ def own(bench: Bench) -> Iterator[Bench]:
 def test_the_greeting_goes_before_the_queue(own: Bench) -> None:
     """In `on_connected` messages belong to this link, and go before all queued ones."""
     own.queue.enqueue("queued")
-    own.owner.is_greeting = True
-    own.owner.link = link = Link(own.queue)
+    own.owner.greeting = link = Link(own.queue)
     own.send("log in")
     assert own.send_many(["a", "b"]) == 2
     assert link.own == ["log in", "a", "b"]
@@ -510,8 +510,7 @@ def test_the_greeting_goes_before_the_queue(own: Bench) -> None:
 
 def test_only_the_tunnels_thread_greets(bench: Bench) -> None:
     """What other threads send meanwhile is queued as ever."""
-    bench.owner.is_greeting = True
-    link = bench.connect()
+    link = bench.owner.greeting = bench.connect()
     bench.send("other")
     assert link.own == []
     assert link.wire.written == ["other"]
@@ -668,7 +667,8 @@ def test_a_parcel_stays_what_it_is(bench: Bench) -> None:
     bench.sender.send_parcel(parcel, NORMAL, 0)
     assert bench.queue.take() is parcel
     link = bench.connect()
-    bench.owner.worker.is_own_thread = bench.owner.is_greeting = True
+    bench.owner.worker.is_own_thread = True
+    bench.owner.greeting = bench.owner.link
     bench.sender.send_parcel(parcel, NORMAL, 0)
     assert link.own[0] is parcel
 

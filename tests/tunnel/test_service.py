@@ -245,6 +245,25 @@ def test_an_interrupt_calls_the_connection_off(monkeypatch: pytest.MonkeyPatch) 
     assert world.service.state is S.DISCONNECTED
 
 
+def test_an_interrupt_as_it_is_asked_for_calls_it_off_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with wait=False: whoever got an exception does not know that there is a connection."""
+    world = World()
+    wakes = [Waker.wake]
+
+    def interrupt(waker: Waker) -> None:
+        if wakes:
+            wakes.pop()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Waker, "wake", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            world.connected(wait=False)
+    assert world.service.worker.is_running
+    drive(world.service, timeout=1000.0)
+    assert world.service.state is S.DISCONNECTED
+
+
 def test_connects_again_after_a_disconnect() -> None:
     """A service can be used again; what was queued goes out then, and messages come again."""
     world = World().connected()
@@ -512,6 +531,28 @@ def test_in_a_callback_messages_cannot_be_read() -> None:
     assert raised == [False]
 
 
+def test_an_observer_that_ends_its_thread_ends_the_connection() -> None:
+    """What it observed is done first; and in the application's own thread it is raised there."""
+    wants_to_leave: list[bool] = []
+
+    def observe(event: object) -> None:
+        if wants_to_leave:
+            wants_to_leave.clear()
+            raise SystemExit
+
+    world = World(on_state_change=observe).connected()
+    world.service.subscribe(observe)
+    wants_to_leave.append(True)
+    with pytest.raises(SystemExit):
+        world.service.update_config(world.service.config)
+    assert world.service.state is S.CONNECTED
+    wants_to_leave.append(True)
+    world.network.close(1001)
+    with pytest.raises(SystemExit):  # whoever drives the tunnel wants to know
+        world.until(S.ERROR)
+    assert world.service.state is S.ERROR
+
+
 def test_connects_in_a_callback() -> None:
     """Who connects again when the tunnel has failed does not wait; the next link is made."""
     again: list[bool] = []
@@ -758,16 +799,16 @@ def test_messages_can_be_waited_for_again() -> None:
     assert got == ["x"]
 
 
+@pytest.mark.usefixtures("no_leaks")
 def test_a_failed_connect_leaves_no_thread() -> None:
     """Whether the time is up or the first failure is final."""
     peer = Peer()
     peer.refuses = True
     for config, timeout in ((TunnelConfig(), 0.05), (TunnelConfig(enable_auto_reconnect=False), 9)):
-        before = set(threading.enumerate())
         service = TunnelService(config, new_transport=peer)
         with pytest.raises(TunnelError):
             service.connect(URL, timeout=timeout)
-        assert set(threading.enumerate()) <= before
+        assert "tunnel" not in {thread.name for thread in threading.enumerate()}
         assert not service.worker.is_running
 
 

@@ -17,6 +17,7 @@ from tunnel.errors import (
     InvalidStateError,
     MessageTooBigError,
     NotConnectedError,
+    PayloadTypeError,
     ProtocolError,
     ProtocolVersionError,
     QueueFullError,
@@ -192,6 +193,27 @@ def test_first_words_are_kept_like_others(world: World) -> None:
     world.come_back()
     assert world.gateway.received == ["hello"]
     assert world.statistic("unacknowledged") == 0
+
+
+@pytest.mark.requirement("1.7")
+@pytest.mark.parametrize("was_written", [False, True])
+def test_first_words_of_a_lost_session_come_back(was_written: bool) -> None:
+    """They are handed back, not sent again: `on_connected` speaks on the new link as well."""
+    world = World(limits=Limits(1, 2**20, 2**20))
+    world.gateway.acknowledges = False
+    world.on_connected = lambda resumed: world.service.send("hello")
+    world.connect()
+    world.run(1.0)
+    assert world.gateway.received == ["hello"]
+    if not was_written:
+        world.come_back()  # the first is not acknowledged: a second one has no room
+        assert world.statistic("unacknowledged") == 2
+    world.gateway.forget()
+    world.come_back()
+    expected = ("hello",) if was_written else ("hello", "hello")
+    assert [loss.unacknowledged for loss in world.losses] == [expected]
+    assert world.gateway.received == ["hello", "hello"]
+    assert world.calls[-1] == ("connected", False)
 
 
 def test_numbers_go_on_over_links(world: World) -> None:
@@ -985,6 +1007,59 @@ def test_requests_survive_a_loss(world: World) -> None:
         future.result(0)
 
 
+@pytest.mark.requirement("5.6")
+@pytest.mark.parametrize("seen", [False, True])
+def test_requests_that_time_out_without_a_link_leave_room(world: World, seen: bool) -> None:
+    """Those that were never sent leave nothing behind in the queue.
+
+    For the others CANCEL goes out on the next link, and needs no room in the queue before.
+    """
+    if not seen:
+        world.network.refuse()
+        world.network.cut()
+        world.until(lambda: world.service.state is S.RECONNECTING)
+    futures = [world.service.submit("?", timeout=2.0) for _ in range(90)]
+    if seen:
+        world.run(0.5)
+        assert len(world.gateway.requests) == 90
+        world.network.refuse()
+        world.network.cut()
+    world.at(10.0, world.network.accept)
+    sent: list[str] = []
+
+    def send() -> None:
+        for number in range(100):  # max_queue_size
+            world.service.send(f"{number}")
+            sent.append(f"{number}")
+
+    world.at(5.0, send)
+    world.run(60.0)
+    assert all(isinstance(future.exception(0), RequestTimeoutError) for future in futures)
+    assert world.gateway.received == sent
+    assert len(sent) == 100
+    kinds = [request.kind for request in world.gateway.requests]
+    assert kinds == ([FrameKind.REQUEST] * 90 + [FrameKind.CANCEL] * 90 if seen else [])
+
+
+def test_a_cancelled_request_is_told_at_once(world: World) -> None:
+    """On a live link the peer hears of it without waiting for anything else."""
+    future = world.service.submit("?")
+    assert future.cancel()
+    world.run(0.1)
+    kinds = [request.kind for request in world.gateway.requests]
+    assert kinds == [FrameKind.REQUEST, FrameKind.CANCEL]
+    assert world.service.flush(5.0)
+
+
+def test_requests_are_no_messages(world: World) -> None:
+    """What is counted as sent are the messages of the application; requests have figures too."""
+    world.service.send("a")
+    world.service.submit("?").cancel()
+    world.run(1.0)
+    assert len(world.gateway.requests) == 2
+    assert world.statistic("messages_sent") == 1
+
+
 def test_a_plain_peer_sees_no_requests(world: World) -> None:
     """A request that was queued for a session does not go to a peer that has none."""
     plain: list[Message] = []
@@ -1130,3 +1205,88 @@ def test_ctrl_c_at_any_line_of_a_send(way: str) -> None:
         assert world.losses == []
         assert world.statistic("queued_requests") == 0
     assert number > 20
+
+
+# A queue that the application has closed
+
+
+@pytest.mark.parametrize("is_durable", [False, True])
+@pytest.mark.parametrize("resume", ["auto", "off"])
+@pytest.mark.parametrize("phase", ["idle", "waiting", "unacknowledged", "reconnecting", "request"])
+def test_disconnected_with_a_closed_queue(
+    tmp_path: Path, is_durable: bool, resume: str, phase: str
+) -> None:
+    """The tunnel ends, at once, and says what is left; nothing else is raised or hangs."""
+    queue = RequestQueue(path=tmp_path / "queue" if is_durable else None)
+    world = World(queue=queue, resume=resume, limits=Limits(1, 2**20, 2**20)).connect()
+    world.gateway.acknowledges = phase != "unacknowledged"
+    if phase in ("waiting", "reconnecting"):
+        world.network.refuse()
+        world.network.cut()
+        world.until(lambda: world.service.state is S.RECONNECTING)
+        world.service.send("left")
+        if phase == "waiting":
+            world.network.accept()
+            world.service._queue.close()
+    elif resume == "auto":
+        world.service.send("a")
+        world.run(1.0)
+        if phase == "request":
+            world.gateway.acknowledges = False
+            world.service.submit("?")
+            world.service.submit("?")
+    queue.close()
+    start = world.clock.monotonic()
+    report = world.service.disconnect(timeout=60.0)
+    waits = phase in ("unacknowledged", "request")  # for a peer that does not acknowledge
+    assert world.clock.monotonic() <= start + (60.0 if waits else 1.0)
+    assert world.service.state in (S.DISCONNECTED, S.ERROR)
+    assert not world.service.worker.is_running
+    if phase in ("waiting", "reconnecting"):
+        assert report.unsent == ("left",)
+
+
+def test_what_cannot_be_sent_is_refused_by_its_queue(world: World) -> None:
+    """The application may fill the queue itself; what would end each link is refused there."""
+    queue = world.service._queue
+    for item, error in (
+        (1, PayloadTypeError),
+        (bytearray(b"x"), PayloadTypeError),
+        ("a\ud800", ValueError),
+        ("x" * (world.service.config.max_message_size + 1), MessageTooBigError),
+    ):
+        with pytest.raises(error):
+            queue.enqueue(item)
+    queue.enqueue("ü")
+    world.service.flush()
+    assert world.gateway.received == ["ü"]
+
+
+# What was received and not read
+
+
+@pytest.mark.parametrize("phase", ["ended", "kept"])
+def test_unread_messages_at_the_end(phase: str) -> None:
+    """They can be read after `disconnect`.
+
+    If the session ended, the peer does not hear of it; if it is kept, it does when it goes on.
+    """
+    world = World(by_iterator=True).connect()
+    world.gateway.send("1", "2")
+    world.run(1.0)
+    peer = world.gateway.session
+    assert peer is not None
+    if phase == "kept":
+        world.gateway.acknowledges = False
+        world.service.send("unacknowledged")
+    world.service.disconnect(timeout=1.0)
+    assert peer.unacknowledged == 2
+    assert list(world.service.messages()) == ["1", "2"]
+    world.connect()
+    world.run(1.0)
+    if phase == "ended":
+        assert world.gateway.session is not peer
+        assert world.losses == []
+    else:
+        assert world.gateway.session is peer
+        assert peer.unacknowledged == 0

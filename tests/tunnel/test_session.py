@@ -1,7 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+import functools
+import sys
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -29,8 +32,10 @@ from tunnel.session_frames import (
     read_answer,
     read_greeting,
 )
+from tunnel.session_lifecycle import SessionState
 
 K = FrameKind
+S = SessionState
 EVERYTHING = 2**40
 ROOMY = Limits(messages=4000, bytes=4000, message_size=1000)
 ID, TOKEN = bytes(range(16)), Secret("5a" * 32)
@@ -796,14 +801,29 @@ def test_an_answer_does_not_belong_at_the_server_nor_a_request_at_the_client() -
     assert broken(client) == "REQUEST, which does not belong here"
 
 
-def test_what_was_not_put_on_the_link_cannot_be_acknowledged_through_it() -> None:
-    """A number that the other end said it has not received, and was not sent yet."""
+def test_what_was_written_on_an_earlier_link_may_be_acknowledged_on_this_one() -> None:
+    """Somebody who repeats what it has heard says the truth: it costs nobody the session."""
     client, server = pair()
-    client.confirm(len(client.send([b"1", b"2"])))
+    client.confirm(len(client.send([b"1", b"2", b"3"])))
     come_back(client, server)
     client.replay(1, EVERYTHING)
-    client.receive([ack(1), ack(2)])
-    assert client.acknowledged == 1
+    client.receive([ack(2)])
+    assert client.violation is None
+    assert (client.acknowledged, client.unacknowledged) == (2, 1)
+    assert client.replay(9, EVERYTHING) == [binary(3, b"3")]
+    assert client.confirm(2) == 0
+    assert not client.has_replay
+    client.receive([ack(3)])
+    assert client.violation is None
+
+
+def test_what_was_never_put_on_a_link_cannot_be_acknowledged() -> None:
+    """A number that was given, but never written, cannot have arrived."""
+    client, server = pair()
+    client.confirm(len(client.send([b"1", b"2"])) - 1)
+    come_back(client, server)
+    client.receive([ack(2)])
+    assert client.acknowledged == 0
     assert broken(client) == "number 2 acknowledged, never sent"
 
 
@@ -847,6 +867,10 @@ def test_what_has_not_arrived_cannot_be_released() -> None:
     client.greeting()
     with pytest.raises(SessionViolation, match=r"^3 frames released, of which 2 arrived$"):
         client.answered(Resumed(0, 3))
+    client = restored(client, {})
+    client.greeting()
+    with pytest.raises(SessionViolation, match="released"):
+        client.answered(Resumed(0, 2**63))  # one more could not be told
 
 
 @pytest.mark.parametrize(
@@ -906,3 +930,115 @@ def test_whatever_arrives_nothing_is_raised_and_little_is_held(
         assert len(server._sizes) == server.received - number <= limits.messages
         assert server._held_bytes <= limits.bytes or len(server._sizes) == 1
         assert len(server._asides) <= limits.messages
+
+
+# One by one
+
+
+def test_one_is_sent_like_many() -> None:
+    """The short way makes the same frames, and keeps the same books, as the long one."""
+    items: list[Item] = ["a", b"b", "ü", b"", Parcel(FrameKind.REQUEST, b"?")]
+    long, short = pair(), pair()
+    frames = [frame for item in items for frame in long.client.send([item])]
+    assert [short.client.send_one(item) for item in items] == frames
+    for name in ("last_number", "unacknowledged_bytes", "_kept", "_next_on_link"):
+        assert getattr(long.client, name) == getattr(short.client, name)
+
+
+def test_one_that_has_to_wait() -> None:
+    """Without room, or behind a replay, there is no frame and no number."""
+    client, _ = pair(Limits(2, 3, 100))
+    assert client.send_one("xx") is not None
+    assert client.send_one("yy") is None
+    assert client.send_one("y") is not None
+    assert client.send_one("") is None
+    assert client.last_number == 2
+    client.detach()
+    client.greeting()
+    client.answered(Resumed(1, 0))
+    assert client.has_replay
+    assert client.send_one("") is None
+
+
+@pytest.mark.parametrize("way", ["one", "many"])
+def test_an_interruption_never_gives_too_much_room(way: str) -> None:
+    """Ctrl-C at any line of a send: what is kept is never counted for less than it is."""
+    line = 0
+    while True:
+        line += 1
+        client, _ = pair()
+        calls: dict[str, tuple[Callable[..., object], Callable[[], object]]] = {
+            "one": (Session.send_one, functools.partial(client.send_one, "x" * 10)),
+            "many": (Session.send, functools.partial(client.send, ["x" * 10] * 2)),
+        }
+        was_interrupted = interrupted_at_line(line, *calls[way])
+        size = sum(size for _, size in client._kept)
+        assert client.unacknowledged_bytes >= size
+        client.recount()
+        assert client.unacknowledged_bytes == size
+        assert client.last_number == len(client._kept)
+        if not was_interrupted:
+            assert line > 5
+            break
+
+
+def interrupted_at_line(
+    number: int, function: Callable[..., object], call: Callable[[], object]
+) -> bool:
+    """Call, with Ctrl-C before a line of a function. Returns whether there was such a line."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal lines
+        if frame.f_code is not function.__code__:  # type: ignore[attr-defined]
+            return None
+        if event == "line":
+            lines += 1
+            if lines == number:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+# Set back by a loss of power
+
+
+@pytest.mark.parametrize("received", [4, 100])
+def test_a_restored_session_that_knows_less_than_the_server_is_lost(received: int) -> None:
+    """Nobody knows what had the other numbers; what it does know is handed back."""
+    client, server = pair(number=1)
+    deliver(client, server, ["b", "c"])
+    client = restored(client, {2: "b", 3: "c"})
+    client.greeting()
+    assert not client.answered(Resumed(received, 0))
+    assert client.state == S.LOST
+    assert client.lose("a test").unacknowledged == ["b", "c"]
+
+
+def test_a_restored_session_knows_a_lie() -> None:
+    """Less than was acknowledged is impossible, whatever the file has lost."""
+    client, _ = pair(number=2)
+    client = restored(client, {})
+    client.greeting()
+    with pytest.raises(SessionViolation):
+        client.answered(Resumed(1, 0))
+
+
+def test_no_more_was_written_than_was_put_on_the_link() -> None:
+    """An interrupted writer may say twice what it has written: that counts once."""
+    client, _ = pair()
+    client.send(["a", "b"])
+    assert client.confirm(1) == 1
+    assert client.confirm(5) == 1
+    assert client.written == 2
+    client.send(["c"])
+    assert client.lose("a test").unwritten == ["c"]

@@ -207,7 +207,7 @@ def test_room_is_measured_in_bytes(message: Message) -> None:
     assert bench.write() == [message]
     bench.queue.clear()
     assert bench.channel.send_directly(message) is None
-    bench.channel.send_first(message)
+    bench.channel.send_first(message, bench.channel.session)
     assert bench.channel.waiting == 0
 
 
@@ -235,7 +235,7 @@ def test_a_request_that_nobody_waits_for_is_not_sent() -> None:
     """A withdrawn request only uses its number up; its payload stays here."""
     bench = Bench()
     withdrawn, wanted = Parcel(FrameKind.REQUEST, b"x" * 99), Parcel(FrameKind.REQUEST, b"y")
-    withdrawn.is_withdrawn = True
+    assert withdrawn.withdraw()
     bench.queue.enqueue_many(["a", withdrawn, wanted])
     assert bench.write() == ["a", wanted]
     assert bench.peer.received == 3
@@ -265,7 +265,7 @@ def test_what_waits_goes_first() -> None:
     bench.resume()
     assert bench.channel.send_directly("x") is None
     assert bench.write() == ["a"]
-    bench.channel.send_first("hello")
+    bench.channel.send_first("hello", bench.channel.session)
     assert bench.channel.send_directly("x") is None
     assert bench.write() == ["hello"]
     assert bench.channel.send_directly("x") is not None
@@ -283,8 +283,8 @@ def test_replays_then_first_words_then_the_queue() -> None:
     bench.peer.receive(frames[:1])  # type: ignore[arg-type]
     bench.channel.note_written(1)  # and the link is lost
     bench.queue.enqueue("queued")
-    bench.channel.send_first("hello")
-    bench.channel.send_first(b"there")
+    bench.channel.send_first("hello", bench.channel.session)
+    bench.channel.send_first(b"there", bench.channel.session)
     bench.resume()
     assert bench.write() == ["old 2", "hello", b"there", "queued"]
     assert bench.metrics.snapshot().messages_sent == 5
@@ -299,7 +299,7 @@ def test_first_words_wait_for_room_and_hold_up_the_queue() -> None:
     bench.queue.enqueue("old")
     bench.write()
     bench.resume()
-    bench.channel.send_first("hello")
+    bench.channel.send_first("hello", bench.channel.session)
     bench.queue.enqueue("queued")
     assert bench.write() == []
     assert bench.channel.take_many(512, 65536) == []
@@ -330,7 +330,7 @@ def test_whoever_asks_need_not_have_the_role() -> None:
     for thread in threads:
         thread.start()
     for number in range(2000):
-        bench.channel.send_first(f"{number}")
+        bench.channel.send_first(f"{number}", bench.channel.session)
         frames = bench.channel.take_many(512, 65536)
         assert bench.peer.receive(frames) == [f"{number}"]  # type: ignore[arg-type]
         bench.channel.note_written(1)
@@ -363,6 +363,71 @@ def test_what_is_begun_is_kept_already() -> None:
     bench.channel.confirm(1)
     assert bench.queue.size == 0
     assert bench.channel.unacknowledged == 1
+
+
+def test_only_messages_count_as_sent() -> None:
+    """Requests, cancellations, and numbers without a message are no messages."""
+    bench = Bench()
+    withdrawn = Parcel(FrameKind.REQUEST, b"never")
+    withdrawn.withdraw()
+    request = Parcel(FrameKind.REQUEST, b"?")
+    bench.queue.enqueue_many(["a", request, withdrawn, "b"])
+    bench.channel.take_many(512, 65536)
+    for count, messages in ((1, 1), (1, 1), (2, 2)):
+        bench.channel.note_written(count)
+        assert bench.metrics.snapshot().messages_sent == messages
+    assert bench.channel.send_directly(Parcel(FrameKind.REQUEST, b"??")) is not None
+    bench.channel.note_written(1)
+    bench.channel.cancel(Parcel(FrameKind.CANCEL, b"12345678"))
+    bench.channel.send_first("c", bench.channel.session)
+    bench.resume()  # what was not counted by then is not counted twice
+    bench.write()
+    assert bench.metrics.snapshot().messages_sent == 3
+    assert bench.channel.send_directly(b"d") is not None
+    bench.channel.note_written(1)
+    assert bench.metrics.snapshot().messages_sent == 4
+
+
+# Cancelling
+
+
+def test_a_cancellation_needs_no_room_in_the_queue() -> None:
+    """It goes before what is queued, counts as unacknowledged, and is no message."""
+    bench = Bench(queue=Queue(1))
+    bench.queue.enqueue("fills it")
+    cancel = Parcel(FrameKind.CANCEL, b"12345678")
+    assert bench.channel.cancel(cancel)
+    assert bench.channel.unacknowledged == 1
+    assert bench.channel.unacknowledged_messages() == ()
+    assert bench.write() == [cancel, "fills it"]
+
+
+def test_a_cancellation_goes_with_its_session() -> None:
+    """Another session knows nothing of the request; and without one there is nobody to tell."""
+    bench = Bench()
+    assert bench.channel.cancel(Parcel(FrameKind.CANCEL, b"12345678"))
+    bench.lose()
+    loss = bench.channel.lose("gone")
+    assert (loss.unacknowledged, bench.channel.losses) == ([], 0)
+    assert not bench.channel.cancel(Parcel(FrameKind.CANCEL, b"12345678"))
+    bench.client, bench.peer = bench.new_client(), bench.new_peer(PLENTY)
+    bench.open()
+    assert bench.write() == []
+    assert bench.channel.end() is not None
+    assert not bench.channel.cancel(Parcel(FrameKind.CANCEL, b"12345678"))
+    assert bench.channel.unacknowledged == 0
+
+
+@pytest.mark.parametrize("withdrawn", [True, False])
+def test_a_request_goes_directly_unless_it_is_withdrawn(withdrawn: bool) -> None:
+    """Whoever comes first decides: it has its number, or never gets one."""
+    bench = Bench()
+    request = Parcel(FrameKind.REQUEST, b"?")
+    if withdrawn:
+        assert request.withdraw()
+    assert (bench.channel.send_directly(request) is None) == withdrawn
+    assert request.withdraw() == withdrawn
+    assert request.is_withdrawn == withdrawn
 
 
 # Interrupted
@@ -403,6 +468,40 @@ def test_interrupted_behind_the_number(where: str) -> None:
     assert bench.queue.snapshot() == ("c",)
     assert bench.write() == ["a", "b", "c"]
     assert bench.queue.size == 0
+
+
+@pytest.mark.parametrize("where", ["before", "in", "after"])
+@pytest.mark.parametrize("kind", ["word", "cancel"])
+def test_interrupted_with_first_words(
+    monkeypatch: pytest.MonkeyPatch, where: str, kind: str
+) -> None:
+    """Ctrl-C while they get their number: they are sent once, and the next ones after them."""
+    bench = Bench()
+    if kind == "word":
+        words: list[Message] = ["hello", "hello"]
+        for word in words:
+            bench.channel.send_first(word, bench.channel.session)
+    else:
+        words = [Parcel(FrameKind.CANCEL, bytes(8)), Parcel(FrameKind.CANCEL, bytes(8))]
+        for word in words:
+            bench.channel.cancel(word)  # type: ignore[arg-type]
+    send = bench.client.send
+
+    def interrupted(items: Sequence[Any]) -> list[bytes]:
+        if where == "in":  # one line into it
+            bench.client._kept.append((items[0], len(items[0])))
+        elif where == "after":
+            send(items)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.client, "send", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bench.channel.take_many(512, 65536)
+    bench.resume()
+    assert bench.write() == words
+    bench.acknowledge()
+    assert bench.channel.unacknowledged == 0
 
 
 # In
@@ -549,6 +648,17 @@ def test_the_position_is_that_of_the_message_in_hand() -> None:
     assert bench.channel.position(2) == (b"i" * 16, 3)
 
 
+def test_what_is_in_hand_may_be_of_an_earlier_session() -> None:
+    """Then no message of the present one is, or it would count as handled after a kill."""
+    bench = Bench()
+    bench.channel.delivered_before = 7
+    bench.channel.receive(bench.peer.send(["a", "b"]))
+    assert bench.channel.position(5) == (b"i" * 16, 0)
+    assert bench.channel.position(6) == (b"i" * 16, 0)
+    assert bench.channel.position(7) == (b"i" * 16, 1)
+    assert bench.channel.position(8) == (b"i" * 16, 2)
+
+
 # Losing
 
 
@@ -569,6 +679,30 @@ def test_what_was_never_written_returns_to_the_queue() -> None:
     assert bench.channel.unacknowledged == 0
 
 
+@pytest.mark.requirement("1.7")
+@pytest.mark.parametrize("progress", ["no number", "numbered", "written", "acknowledged"])
+def test_first_words_of_a_lost_session_are_handed_back(progress: str) -> None:
+    """On the new link the application speaks again: sent once more, they would come twice."""
+    bench = Bench(Limits(2, 2**20, 2**20))
+    bench.queue.enqueue("old")
+    bench.write()
+    bench.channel.send_first("hello", bench.channel.session)
+    if progress == "no number":
+        bench.channel.send_first("there", bench.channel.session)  # for which there is no room
+    if progress == "acknowledged":
+        bench.write()
+        bench.acknowledge()
+    else:
+        frames = bench.channel.take_many(512, 65536)
+        bench.channel.note_written(len(frames) if progress == "written" else 0)
+    bench.lose()
+    bench.queue.enqueue("later")
+    loss = bench.channel.lose("gone")
+    expected = {"no number": ["old", "hello", "there"], "acknowledged": []}
+    assert loss.unacknowledged == expected.get(progress, ["old", "hello"])
+    assert bench.queue.snapshot() == ("later",)
+
+
 def test_on_their_way_back_messages_still_count() -> None:
     """Between the session and the queue a message is unacknowledged: no flush overlooks it."""
     bench = Bench()
@@ -585,20 +719,25 @@ def test_on_their_way_back_messages_still_count() -> None:
     assert (bench.channel.losses, bench.channel.returns) == (0, 1)
 
 
-def test_a_queue_that_cannot_take_them_back_is_not_waited_for() -> None:
-    """A failing disk must not leave a flush waiting for ever."""
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_what_the_queue_cannot_take_back_is_handed_back(is_closed: bool) -> None:
+    """A failing disk or a closed queue: nothing vanishes, and no flush waits for ever."""
     bench = Bench()
 
     def fail() -> None:
         raise OSError("no space left")
 
-    bench.queue.before["put_back"] = fail
-    bench.queue.enqueue("numbered")
+    bench.queue.enqueue_many(["written", "numbered"])
     bench.channel.take_many(512, 65536)
+    bench.channel.note_written(1)
+    if is_closed:
+        bench.queue.close()
+    else:
+        bench.queue.before["put_back"] = fail
     bench.lose()
-    with pytest.raises(OSError, match="no space"):
-        bench.channel.lose("gone")
-    assert bench.channel.unacknowledged == 0
+    loss = bench.channel.lose("gone")
+    assert loss.unacknowledged == ["written", "numbered"]
+    assert (bench.channel.unacknowledged, bench.channel.losses) == (0, 1)
 
 
 def test_statistics_cover_all_sessions() -> None:
@@ -735,7 +874,7 @@ def test_a_full_disk_puts_messages_off(is_first: bool) -> None:
     assert isinstance(greeting, Open)
     session.answered(Session(PLENTY, keep=KEEP).open(greeting, b"i" * 16, Secret("5e" * 32), 600))
     if is_first:
-        channel.send_first("a")
+        channel.send_first("a", channel.session)
     else:
         queue.enqueue("a")
     assert channel.waiting

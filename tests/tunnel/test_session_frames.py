@@ -260,3 +260,15 @@ def test_the_longest_frame_holds_the_longest_message_or_reason(
 def test_our_version_is_found_among_those_offered(header: str, is_ours: bool) -> None:
     """A client may offer several; the server looks for its own."""
     assert is_offered(header) is is_ours
+
+
+@pytest.mark.parametrize("first", ["claim", "withdraw"])
+def test_whoever_is_first_decides_about_a_parcel(first: str) -> None:
+    """It is numbered or withdrawn, never both; to say the same again is harmless."""
+    parcel = Parcel(FrameKind.REQUEST, b"")
+    other = "withdraw" if first == "claim" else "claim"
+    assert not parcel.is_withdrawn
+    for _ in range(2):
+        assert getattr(parcel, first)()
+        assert not getattr(parcel, other)()
+    assert parcel.is_withdrawn == (first == "withdraw")

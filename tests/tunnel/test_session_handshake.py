@@ -14,6 +14,7 @@ from tunnel.errors import (
     ConnectionLostError,
     ConnectionRejectedError,
     ConnectTimeoutError,
+    MessageTooBigError,
     ProtocolError,
     ServerUnavailableError,
 )
@@ -22,6 +23,7 @@ from tunnel.secrets import Secret
 from tunnel.session_frames import (
     OVERHEAD,
     Answer,
+    End,
     Gone,
     Greeting,
     Limits,
@@ -123,6 +125,48 @@ class Bench:
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
+
+
+def test_a_flood_of_pings_is_answered_by_the_last(bench: Bench) -> None:
+    """While the peer does not read, one pong waits: that for its latest ping (5.5.3)."""
+    bench.wire.room = 0
+    pings = [SERVER.ping(str(number).encode()) for number in range(1000)]
+    bench.wire.put(*pings[:500], b"".join(pings[500:]))
+    bench.at(1.0, SERVER.ping(b"last"))
+
+    def make_room() -> None:
+        bench.wire.room = None
+
+    bench.clock.call_at(2.0, make_room)
+    bench.at(3.0, SERVER.message(encode(OPENED)))
+    bench.handshake.ask(OPEN)
+    greeting, *pongs = bench.wire.written
+    assert isinstance(greeting, bytes)
+    assert pongs == [Pong(b"last")]
+
+
+def test_half_a_pong_is_completed_before_the_link_begins(bench: Bench) -> None:
+    """The answer may come while a pong is stuck; the link's first byte begins a frame."""
+    bench.wire.put(SERVER.ping(b"stuck"))
+    bench.at(1.0, SERVER.message(encode(OPENED)))
+    bench.wire.room = 30  # the greeting, and a part of the pong
+
+    def make_room() -> None:
+        bench.wire.room = None
+        bench.wire.waker.event.set()
+
+    bench.clock.call_at(2.0, make_room)
+    assert bench.handshake.ask(OPEN) == OPENED
+    assert bench.wire.written[1:] == [Pong(b"stuck")]
+    assert bench.clock.monotonic() == 2.0
+
+
+def test_a_pong_that_stays_stuck_costs_the_time_out(bench: Bench) -> None:
+    """A peer that answers and does not read gets no link."""
+    bench.wire.put(SERVER.ping(b"stuck"), SERVER.message(encode(OPENED)))
+    bench.wire.room = 30
+    with pytest.raises(ConnectTimeoutError):
+        bench.handshake.ask(OPEN)
 
 
 # Asking
@@ -250,8 +294,8 @@ def test_a_broken_connection(bench: Bench, name: str) -> None:
         (SERVER.message(b"\x63"), 1002, "unknown kind 0x63"),
         (SERVER.message(encode(OPENED)[:-1]), 1002, "OPENED of"),
         (SERVER.message("hello"), 1002, "a text message within a session"),
-        (b"\x92\x00", 1002, "the peer sent"),
-        (SERVER.message(b"x" * 2000), 1009, "the peer sent"),
+        (b"\x92\x00", 1002, "the peer broke the protocol: a reserved bit"),
+        (SERVER.message(b"x" * 2000), 1009, "the peer broke the protocol: a message of 2000 bytes"),
     ],
 )
 def test_an_answer_that_is_none(data: bytes, code: int, text: str) -> None:
@@ -260,6 +304,7 @@ def test_an_answer_that_is_none(data: bytes, code: int, text: str) -> None:
     bench.at(1.0, data)
     with pytest.raises(ProtocolError, match=text) as caught:
         bench.handshake.ask(OPEN)
+    assert type(caught.value) is (MessageTooBigError if code == 1009 else ProtocolError)
     assert caught.value.close_code == code
     assert [item.code for item in bench.wire.written if isinstance(item, Close)] == [code]
 
@@ -319,3 +364,16 @@ def test_woken_for_something_else(bench: Bench) -> None:
     bench.clock.call_at(bench.clock.monotonic() + 2.0, lambda: bench.answer(OPENED))
     assert bench.handshake.ask(OPEN) == OPENED
     assert bench.asked == 2
+
+
+def test_leaving_a_session_that_was_resumed(bench: Bench) -> None:
+    """END goes out before the next greeting; what comes of the old session is no answer to that."""
+    old = [SERVER.message(bytes([kind, 0, 0, 0, 1])) for kind in (1, 2, 4, 6, 8)]
+    bench.answer(RESUMED, *old[:2])
+    assert bench.handshake.ask(RESUME) == RESUMED
+    bench.handshake.leave()
+    bench.wire.put(*old[2:], SERVER.message(bytes([9])))
+    bench.answer(OPENED, SERVER.message(b"new"))
+    assert bench.handshake.ask(OPEN) == OPENED
+    assert bench.wire.written == [encode(RESUME), encode(End("")), encode(OPEN)]
+    assert list(bench.handshake.backlog) == [b"new"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -549,7 +550,7 @@ def test_first_words_and_another_process(file: Path, arrived: bool) -> None:
     first = Bench(file)
     first.agree()
     first.gateway.acknowledges = False
-    first.channel.send_first("hello")
+    first.channel.send_first("hello", first.channel.session)
     if arrived:
         first.write()
     else:
@@ -560,11 +561,116 @@ def test_first_words_and_another_process(file: Path, arrived: bool) -> None:
     handshake = second.agree()
     assert handshake is not None
     assert second.keeper.is_resumed
-    second.channel.send_first("hello again")
+    second.channel.send_first("hello again", second.channel.session)
     second.queue.enqueue("a")
     second.write()  # that the number of the first words stands for nothing any more
     second.read(handshake)
     second.write()
     expected = ["hello"] if arrived else []
     assert first.gateway.received == [*expected, "hello again", "a"]
+    second.queue.close()
+
+
+def test_requests_of_a_lost_session_leave_the_queue(bench: Bench) -> None:
+    """Nobody waits for their answers: they take no room, and go to no other session."""
+    bench.agree()
+    bench.queue.enqueue_many(["a", Parcel(FrameKind.REQUEST, b"?"), "b"])
+    bench.cut()
+    bench.keeper.lose("a test")
+    assert bench.queue.snapshot() == ("a", "b")
+
+
+def test_a_loss_with_a_closed_queue(bench: Bench) -> None:
+    """What was not acknowledged is told all the same."""
+    bench.agree()
+    bench.gateway.acknowledges = False
+    bench.queue.enqueue("written")
+    bench.write()
+    bench.queue.enqueue_many([Parcel(FrameKind.REQUEST, b"?")])
+    bench.queue.close()
+    bench.cut()
+    bench.keeper.lose("a test")
+    loss = bench.keeper.pop_loss()
+    assert loss is not None
+    assert loss.unacknowledged == ("written",)
+
+
+def test_a_file_that_a_loss_of_power_has_set_back(file: Path, tmp_path: Path) -> None:
+    """The server has more than the file knows of: the session is lost and told, and another opened.
+
+    On the same link; what the server sends of the old session meanwhile is skipped.
+    """
+    first = Bench(file)
+    first.agree()
+    first.gateway.acknowledges = False
+    first.queue.enqueue_many(["a", "b"])
+    first.write()
+    older = tmp_path / "older"
+    first.queue._journal._group.read("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
+    shutil.copy(file, older)
+    first.queue.enqueue("c")
+    first.write()
+    first.gateway.send("to be replayed")
+    killed(first)
+    second = again(first, older)
+    handshake = second.agree()
+    assert handshake is not None
+    assert not second.keeper.is_resumed
+    assert len(first.network.dials) == 2
+    assert first.gateway.sessions_opened == 2
+    loss = second.keeper.pop_loss()
+    assert loss is not None
+    assert loss.unacknowledged == ("a", "b")
+    assert "more than the queue's file knows of; 2 messages unacknowledged" in str(loss)
+    first.gateway.acknowledges = True
+    second.queue.enqueue("d")
+    second.write()
+    second.read(handshake)
+    assert first.gateway.received[-1] == "d"
+    assert second.received == []
+    assert second.channel.unacknowledged == 0
+    second.queue.close()
+
+
+def test_once_resumed_a_server_is_taken_at_its_word(file: Path) -> None:
+    """A session of another process that was resumed here knows its numbers: more is a lie."""
+    first = Bench(file)
+    first.agree()
+    killed(first)
+    second = again(first, file)
+    second.agree()
+    assert second.keeper.is_resumed
+    second.cut()
+    assert first.gateway.session is not None
+    first.gateway.session.received = 100
+    with pytest.raises(ProtocolError):
+        second.agree()
+    second.queue.close()
+
+
+def test_a_server_that_closes_after_the_end(bench: Bench, file: Path) -> None:
+    """One that opens nothing on a link with an END: the next link opens a session."""
+    first = Bench(file)
+    first.agree()
+    killed(first)
+    second = again(first, file)
+    assert first.gateway.session is not None
+    first.gateway.session.received = 5
+    arrived = first.network.on_message
+    assert arrived is not None
+
+    def close_after_end(frame: Message) -> None:
+        assert isinstance(frame, bytes)
+        arrived(frame)
+        if frame[0] == FrameKind.END:
+            first.network.close(1000, "")
+
+    first.network.on_message = close_after_end
+    with pytest.raises(ConnectionLostError):
+        second.agree()
+    second.keeper.detach()
+    second.agree()
+    assert second.session.state == S.ATTACHED
+    assert len(first.network.dials) == 3
+    assert second.keeper.pop_loss() is not None
     second.queue.close()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import select
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import trustme
 
-from tunnel.stream import TLS_PIECE, Readiness, Stream, wait_for
+from tunnel.stream import TLS_PIECE, Readiness, Stream, wait_for, wait_for_any
 from tunnel.waker import Waker
 
 LONG = 20.0
@@ -208,6 +209,54 @@ def test_a_broken_socket_shows_as_ended_without_poll(
     assert ready == (True, True, False, True)
 
 
+# Waiting for several
+
+
+def fill_up(sock: socket.socket) -> None:
+    """Send until there is no room."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.send(b"x" * 65536)
+
+
+@either_system
+def test_one_of_several_ends_a_wait(waker: Waker) -> None:
+    """Those that are ready are named, whether they are connected or have failed to."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        closed = listener.getsockname()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.socket() as refused,
+        socket.socket() as connected,
+    ):
+        names = {refused: closed, connected: listener.getsockname()}
+        seen: set[socket.socket] = set()
+        for sock, name in names.items():
+            sock.setblocking(False)
+            sock.connect_ex(name)
+        while len(seen) < 2:
+            ready, woken = wait_for_any(names.keys() - seen, waker, LONG)
+            assert ready
+            assert not woken
+            seen.update(ready)
+
+
+@either_system
+def test_the_waker_or_the_time_ends_a_wait_for_several(
+    pair: tuple[socket.socket, socket.socket], waker: Waker
+) -> None:
+    """Neither a socket nor the waker: the time was up, and not too early."""
+    ours = pair[0]
+    fill_up(ours)  # then it is not ready
+    start = time.monotonic()
+    assert wait_for_any([ours], waker, 0.0105) == ([], False)
+    assert time.monotonic() - start >= 0.0105
+    assert wait_for_any([ours], waker, -1.0) == ([], False)
+    assert wait_for_any([], waker, 0.0) == ([], False)
+    waker.wake()
+    assert wait_for_any([ours], waker, math.inf) == ([], True)
+
+
 # Reading and writing
 
 
@@ -329,6 +378,31 @@ def test_a_tls_socket_that_cannot_now_is_no_error(
     monkeypatch.setattr(stream.socket, "send", fail)
     assert stream.receive(10) is None
     assert stream.send(b"x") == 0
+
+
+@pytest.mark.fault("renegotiation")
+def test_a_write_that_waits_for_the_peers_words_does_not_spin(
+    tls: tuple[Stream, ssl.SSLSocket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the peer renegotiates there is room, and still nothing can be written."""
+    stream, _ = tls
+
+    def fail(*arguments: object) -> None:
+        raise ssl.SSLWantReadError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stream.socket, "send", fail)
+        assert stream.send(b"x") == 0
+    for wait in (
+        lambda: stream.wait_writable(None),
+        lambda: stream.wait_writable(LONG),
+        lambda: stream.wait(read=False, write=True, timeout=LONG).writable,
+    ):
+        begun = time.monotonic()
+        assert wait()  # it may be tried again, after a moment
+        assert 0.03 < time.monotonic() - begun < LONG / 2
+    assert stream.send(b"x") == 1
+    assert stream.wait(read=False, write=True, timeout=LONG).writable
 
 
 def test_the_peers_end_of_tls_reads_as_no_bytes(

@@ -14,6 +14,7 @@ import pytest
 from loguru import logger
 
 from tunnel.clock import SYSTEM_CLOCK
+from tunnel.errors import ResourceExhaustedError
 from tunnel.testing import FakeClock
 from tunnel.timers import SYSTEM_TIMERS, SystemTimers, forget_on_fork, timers_of
 
@@ -198,17 +199,12 @@ def test_a_callback_that_raises_harms_no_other(timers: SystemTimers, logged: lis
     assert "LookupError" in logged[0]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_callback_that_ends_the_thread_does_not_end_the_timers(timers: SystemTimers) -> None:
-    """After SystemExit in a callback the next call starts a thread, which runs what is due."""
-    left, called = threading.Event(), threading.Event()
+    """SystemExit in a callback of one tunnel does not stop the heartbeats of all others."""
+    called = threading.Event()
     start = soon(0.01)
     timers.call_at(start, sys.exit)
-    timers.call_at(start, left.set)
-    join_timers()
-    assert not left.is_set()
-    timers.call_at(soon(), called.set)
-    assert left.wait(LONG)
+    timers.call_at(start, called.set)
     assert called.wait(LONG)
     join_timers()
 
@@ -224,12 +220,37 @@ def test_a_thread_that_cannot_be_started_leaves_no_timer_behind(
     never, called = threading.Event(), threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(RuntimeError, match="can't start"):
+        with pytest.raises(ResourceExhaustedError, match="cannot be started") as caught:
             timers.call_at(soon(), never.set)
+        assert "can't start" in str(caught.value.__cause__)
     timers.call_at(soon(0.01), called.set)
     assert called.wait(LONG)
     join_timers()
     assert not never.is_set()
+
+
+def test_who_holds_the_thread_can_set_timers_without_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The thread outlives the last timer as long as it is held, and ends after that."""
+    owner = object()
+    SYSTEM_TIMERS.hold(owner)
+    SYSTEM_TIMERS.hold(owner)
+    called = threading.Event()
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for _ in range(3):
+            called.clear()
+            SYSTEM_TIMERS.call_at(soon(), called.set)
+            assert called.wait(LONG)
+    assert len(timer_threads()) == 1
+    SYSTEM_TIMERS.release(owner)
+    join_timers()
+    SYSTEM_TIMERS.release(owner)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

@@ -10,6 +10,7 @@ from tunnel.clock import SYSTEM_CLOCK, Clock
 from tunnel.errors import ResourceExhaustedError
 from tunnel.requests import NetworkChange, Request
 from tunnel.testing import FakeClock
+from tunnel.timers import SYSTEM_TIMERS
 from tunnel.waker import Waker
 from tunnel.worker import Worker
 
@@ -125,6 +126,22 @@ def test_knows_its_own_thread() -> None:
     assert seen == [True]
     assert not work.worker.is_own_thread
     assert work.worker.is_threaded
+
+
+def test_the_timers_thread_counts_as_its_own() -> None:
+    """Some callbacks are called there; and what they could wait for needs that thread."""
+    worker = Recorder(SYSTEM_CLOCK).worker
+    seen: list[bool] = []
+    done = threading.Event()
+
+    def look() -> None:
+        seen.append(worker.is_own_thread)
+        done.set()
+
+    SYSTEM_TIMERS.call_at(SYSTEM_CLOCK.monotonic(), look)
+    assert done.wait(10)
+    assert seen == [True]
+    assert not worker.is_own_thread
 
 
 def test_knows_its_own_thread_while_it_is_driven() -> None:
@@ -287,3 +304,291 @@ def test_driving_leaves_no_timer_behind() -> None:
     with pytest.raises(RuntimeError, match="never end"):
         work.worker.drive(lambda: False, None)
     assert clock.monotonic() == 0.0
+
+
+# Calls that take long
+
+
+class Blocking:
+    """A call that blocks until it is let go."""
+
+    def __init__(self) -> None:
+        self.inside = threading.Event()
+        self.go_on = threading.Event()
+        self.thread: threading.Thread | None = None
+
+    def __call__(self) -> None:
+        self.thread = threading.current_thread()
+        self.inside.set()
+        assert self.go_on.wait(DEADLINE)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that lose their patience at once."""
+    monkeypatch.setattr("tunnel.worker.PATIENCE", 0.01)
+
+
+def test_a_quick_call_is_just_a_call() -> None:
+    """It is made on the worker's thread, which goes on; on another clock by whoever drives."""
+    for clock in (SYSTEM_CLOCK, FakeClock()):
+        work = Recorder(clock)
+        called: list[threading.Thread] = []
+        then: list[threading.Thread] = []
+        work.jobs = [
+            lambda: work.worker.call(lambda: called.append(threading.current_thread())),  # noqa: B023
+            lambda: then.append(threading.current_thread()),  # noqa: B023
+        ]
+        work.worker.start()
+        work.worker.join(DEADLINE)
+        assert called == then
+        assert len(called) == 1
+
+
+@pytest.mark.usefixtures("impatient", "no_leaks")
+def test_a_slow_call_is_left_alone() -> None:
+    """Another thread does the work meanwhile; the old one ends with its call, and does no more."""
+    work = Recorder(SYSTEM_CLOCK)
+    slow, after = Blocking(), threading.Event()
+    seen: list[object] = []
+
+    def call() -> None:
+        work.worker.call(slow)
+        seen.append((work.worker.is_superseded, work.worker.is_own_thread))
+
+    def next_job() -> None:
+        seen.append((threading.current_thread() is slow.thread, work.worker.is_superseded))
+        after.set()
+
+    work.jobs = [call, next_job]
+    work.worker.start()
+    assert after.wait(DEADLINE)
+    assert seen == [(False, False)]
+    assert slow.thread is not None
+    assert slow.thread.is_alive()
+    slow.go_on.set()
+    slow.thread.join(DEADLINE)
+    work.worker.join(DEADLINE)
+    assert seen == [(False, False), (True, True)]
+    assert work.log.count("act") == 2
+    assert work.log[-1] == "rest"
+
+
+@pytest.mark.usefixtures("impatient", "no_leaks")
+def test_several_slow_calls() -> None:
+    """Each has its thread, and one can wait for all of them."""
+    work = Recorder(SYSTEM_CLOCK)
+    calls = [Blocking() for _ in range(3)]
+    done = threading.Event()
+    work.jobs = [lambda call=call: work.worker.call(call) for call in calls]  # type: ignore[misc]
+    work.jobs.append(done.set)
+    work.worker.start()
+    assert done.wait(DEADLINE)
+    assert len({call.thread for call in calls}) == 3
+    work.worker.join(None)
+    work.worker.join_superseded(0.01)
+    for call in calls:
+        assert call.thread is not None
+        assert call.thread.is_alive()
+        call.go_on.set()
+    work.worker.join_superseded(DEADLINE)
+    assert not any(call.thread.is_alive() for call in calls if call.thread is not None)
+
+
+@pytest.mark.usefixtures("impatient", "no_leaks")
+def test_many_quick_calls_are_not_one_slow_one() -> None:
+    """However long they take together, they stay on one thread."""
+    work = Recorder(SYSTEM_CLOCK)
+    threads: set[threading.Thread] = set()
+    until = threading.Event()
+    looks: list[int] = []
+    look = work.worker._look
+
+    def count() -> None:
+        looks.append(1)
+        look()
+        if len(looks) == 20:
+            until.set()
+
+    work.worker._look = count  # type: ignore[method-assign]
+
+    def job() -> None:
+        work.worker.call(lambda: threads.add(threading.current_thread()))
+        if not until.is_set():
+            work.jobs.append(job)
+
+    work.jobs = [job]
+    work.worker.start()
+    assert until.wait(DEADLINE)
+    work.worker.join(DEADLINE)
+    assert len(threads) == 1
+
+
+@pytest.mark.usefixtures("impatient", "no_leaks")
+def test_a_worker_that_has_ended_is_not_watched() -> None:
+    """With the work its timer ends, also if its time never comes."""
+    work = Recorder(SYSTEM_CLOCK)
+    work.worker._watch = lambda: setattr(  # type: ignore[method-assign]
+        work.worker, "_timer", SYSTEM_TIMERS.call_at(1e9, lambda: None)
+    )
+    work.jobs = [lambda: work.worker.call(lambda: None)]
+    work.worker.start()
+    work.worker.join(DEADLINE)
+    assert work.worker._timer is None
+
+
+@pytest.mark.usefixtures("impatient", "no_leaks")
+def test_an_idle_worker_is_not_looked_after() -> None:
+    """While it waits for work there is no timer."""
+    work = Recorder(SYSTEM_CLOCK)
+    work.worker._look = (look := Looks(work.worker._look))  # type: ignore[method-assign]
+    waits = threading.Event()
+    work.jobs = [lambda: work.worker.call(lambda: None), lambda: waits.wait(DEADLINE)]
+    work.worker.start()
+    assert look.seen.wait(DEADLINE)
+    assert work.worker._timer is None or look.again.wait(DEADLINE)
+    assert work.worker._timer is None
+    waits.set()
+    work.worker.join(DEADLINE)
+
+
+class Looks:
+    """Notes that a worker was looked after, once and again."""
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        self._look = look
+        self.seen = threading.Event()
+        self.again = threading.Event()
+
+    def __call__(self) -> None:
+        self._look()
+        (self.again if self.seen.is_set() else self.seen).set()
+
+
+def test_a_call_between_two_steps_of_a_look_is_watched() -> None:
+    """A call that begins while the timer gives up sees to another timer."""
+    work = Recorder(FakeClock())
+    worker = work.worker
+    watched: list[int] = []
+
+    def watch() -> None:
+        watched.append(1)
+        worker._timer = object()  # type: ignore[assignment]
+
+    worker._watch = watch  # type: ignore[method-assign]
+
+    class NoCall(list):  # type: ignore[type-arg]
+        def __bool__(self) -> bool:  # the timer finds no call: now one begins
+            worker._calls += 1
+            assert worker._timer is None, "it would count on a timer that is about to end"
+            worker._watch()
+            return False
+
+    worker._calls = worker._seen = 2
+    worker._in_call = NoCall()
+    worker._look()
+    assert watched == [1]
+
+
+def test_a_call_that_ends_just_in_time_is_not_superseded() -> None:
+    """The thread that was to take over finds the call over, and ends."""
+    work = Recorder(SYSTEM_CLOCK)
+    worker = work.worker
+    worker._thread = threading.current_thread()
+    worker._supersede([])
+    for thread in threading.enumerate():
+        if thread.name == "tunnel":
+            thread.join(DEADLINE)
+    assert worker._thread is threading.current_thread()
+    assert not worker.is_superseded
+
+
+@pytest.mark.usefixtures("no_leaks")
+@pytest.mark.parametrize("run", range(20))
+def test_whoever_comes_first_there_is_one_worker(run: int) -> None:
+    """However the end of a call and the take-over meet, one thread goes on, and only one."""
+    work = Recorder(SYSTEM_CLOCK)
+    worker = work.worker
+    go, workers = threading.Event(), []
+
+    def call() -> None:
+        worker._supersede(worker._in_call)  # as a look would
+        for _ in range(run):
+            go.wait(0.0)
+
+    def after() -> None:
+        workers.append(threading.get_ident())
+
+    work.jobs = [lambda: worker.call(call), after, after, after]
+    worker.start()
+    worker.join(DEADLINE)
+    for thread in threading.enumerate():
+        if thread.name == "tunnel":
+            thread.join(DEADLINE)
+    assert len(workers) == 3
+    assert len(set(workers)) == 1
+    assert work.log == ["start", "act", "act", "act", "act", "rest"]
+
+
+@pytest.mark.usefixtures("impatient", "no_leaks")
+def test_without_another_thread_a_slow_call_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work goes on when the call is over, on the same thread."""
+    work = Recorder(SYSTEM_CLOCK)
+    slow, refused, done = Blocking(), threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "tunnel" and slow.inside.is_set():
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    def then() -> None:
+        threads.append(threading.current_thread())
+        done.set()
+
+    work.jobs = [lambda: work.worker.call(slow), then]
+    work.worker.start()
+    assert refused.wait(DEADLINE)
+    slow.go_on.set()
+    assert done.wait(DEADLINE)
+    assert threads == [slow.thread]
+    work.worker.join(DEADLINE)
+
+
+def test_without_timers_a_call_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no thread can be had for them either, the call is made all the same."""
+    work = Recorder(SYSTEM_CLOCK)
+    called: list[int] = []
+
+    class Refusing:
+        def call_at(self, when: float, callback: Callable[[], None]) -> None:
+            raise ResourceExhaustedError("no thread for the timers")
+
+    monkeypatch.setattr("tunnel.worker.timers_of", lambda clock: Refusing())
+    work.jobs = [lambda: work.worker.call(lambda: called.append(1))]
+    work.worker.start()
+    work.worker.join(DEADLINE)
+    assert called == [1]
+    assert work.worker._timer is None
+
+
+def test_what_a_call_raises_is_raised() -> None:
+    """The call is over then, too."""
+    work = Recorder(SYSTEM_CLOCK)
+    seen: list[str] = []
+
+    def job() -> None:
+        try:
+            work.worker.call(lambda: 1 // 0)
+        except ZeroDivisionError:
+            seen.append("raised")
+
+    work.jobs = [job]
+    work.worker.start()
+    work.worker.join(DEADLINE)
+    assert seen == ["raised"]
+    assert work.worker._in_call == []

@@ -15,9 +15,13 @@ import pytest
 import trustme
 
 from tunnel.frames import Close, FrameDecoder, FrameEncoder, Incoming, Ping
+from tunnel.metrics_collector import MetricsCollector
 from tunnel.outbox import FRAGMENT_SIZE, Message, Outbox
 from tunnel.request_queue import RequestPriority, RequestQueue
-from tunnel.session_frames import FrameKind, Parcel
+from tunnel.secrets import Secret
+from tunnel.session import Session
+from tunnel.session_channel import SessionChannel
+from tunnel.session_frames import FrameKind, Limits, Open, Parcel
 from tunnel.stream import Readiness, Stream
 from tunnel.testing import FakeClock
 from tunnel.waker import Waker
@@ -664,15 +668,42 @@ def test_a_reliever_whose_time_is_up_leaves_its_message(
 
 
 def test_who_must_not_wait_does_not_write_for_ever(desk: Desk, transport: FakeTransport) -> None:
-    """The reading thread and the heartbeat leave after the budget, however fast the peer reads."""
+    """The reading thread leaves after the budget, however fast the peer reads."""
     for _ in range(40):
         desk.queue.enqueue(bytes(FRAGMENT_SIZE))
-    desk.writer.write_control(ENCODER.ping())
-    assert len(transport.received) == 17
+    desk.writer.flush(may_wait=False)
+    assert len(transport.received) == 16
     assert desk.stalls == 1
     assert desk.writer.is_stalled
     desk.writer.flush(may_wait=False)
     assert len(transport.received) > 30
+
+
+@pytest.mark.parametrize("call", ["write_control", "write_own", "nudge"])
+def test_a_frame_of_its_own_takes_little_with_it(
+    desk: Desk, transport: FakeTransport, call: str
+) -> None:
+    """The timers of all tunnels share a thread: the queue of one is the reading thread's work."""
+    for _ in range(100):
+        desk.queue.enqueue(bytes(FRAGMENT_SIZE // 8))
+    if call == "nudge":
+        desk.writer.nudge()
+    else:
+        getattr(desk.writer, call)(ENCODER.ping())
+    assert 0 < sum(map(len, transport.calls)) <= 3 * FRAGMENT_SIZE
+    assert isinstance(transport.received[0], Ping) or call == "nudge"
+    assert (desk.stalls, desk.writer.is_stalled) == (1, True)
+    desk.writer.flush(may_wait=False)
+    assert len(transport.received) == 100 + (call != "nudge")
+
+
+def test_an_interrupted_nudge_ends_the_connection(desk: Desk, transport: FakeTransport) -> None:
+    """As any interrupted write does."""
+    desk.queue.enqueue("a")
+    transport.script = [KeyboardInterrupt()]
+    with pytest.raises(KeyboardInterrupt):
+        desk.writer.nudge()
+    assert transport.aborted
 
 
 def test_who_is_done_at_the_budget_has_drained(desk: Desk, transport: FakeTransport) -> None:
@@ -1035,3 +1066,60 @@ def test_a_request_never_goes_directly_to_a_plain_peer() -> None:
     desk = Desk(FakeTransport(), number=Numbers(1))
     desk.writer.open()
     assert desk.direct(Parcel(FrameKind.REQUEST, b"?"))
+
+
+@pytest.mark.parametrize("way", ["direct", "queued", "many"])
+def test_ctrl_c_at_any_line_of_a_session_sends_nothing_twice(way: str) -> None:
+    """Wherever Ctrl-C comes: if the session is lost then, what has arrived is not sent again.
+
+    And what has not arrived is sent in the next session, or handed back.
+    """
+    number = 0
+    finished = False
+    limits = Limits(1000, 2**20, 2**20)
+    messages: list[Message] = ["one"] if way == "direct" else ["one", "two"]
+    while not finished:
+        number += 1
+        transport = FakeTransport()
+        queue = RequestQueue(100)
+        channel = SessionChannel(
+            queue, MetricsCollector(), on_answer=lambda _: None, on_settled=lambda: None
+        )
+        session = Session(limits, keep=(1000, 2**20))
+        peer = Session(limits, keep=(1000, 2**20))
+        channel.carry(session)
+        greeting = session.greeting()
+        assert isinstance(greeting, Open)
+        session.answered(peer.open(greeting, b"i" * 16, Secret("5e" * 32), 600))
+        outbox = Outbox(channel, ENCODER, channel.note_written)
+        writer = Writer(
+            transport,  # type: ignore[arg-type]
+            outbox,
+            ENCODER,
+            on_stalled=lambda: None,
+            on_failed=lambda error: None,
+            on_sent=channel.note_written,
+            number=channel.send_directly,
+        )
+        writer.open()
+        if way != "direct":
+            queue.enqueue_many(messages)
+        if way == "many":
+            transport.script = [5, 3]
+        accepted = False
+        with contextlib.suppress(KeyboardInterrupt), interrupted_at(number) as lines:
+            if way == "direct":
+                accepted = writer.write_directly("one", NORMAL, None, may_wait=True)
+            else:
+                writer.flush(may_wait=True)
+        finished = lines[0] < number
+        writer.stop()
+        arrived = peer.receive(transport.received)  # type: ignore[arg-type]
+        session.detach()
+        loss = channel.lose("a test")
+        again = queue.snapshot()
+        assert not {*arrived} & {*again}, f"doubled after line {number}"
+        if way != "direct" or accepted:
+            left = {*arrived, *again, *loss.unacknowledged}
+            assert left == {*messages}, f"vanished after line {number}"
+    assert number > 20

@@ -8,7 +8,8 @@ in the order of those bytes:
    continuation of nothing, a new message inside a fragmented one.
 2. The second byte: masked or not, a control frame of more than 125 bytes, a close frame of one.
 3. The extended length: its highest bit set, or not in its shortest form; then the limit on the size
-   of a message, over all its fragments, before one byte of this frame's payload is kept.
+   of a message, over all its fragments, before one byte of this frame's payload is kept; and when
+   the header is whole, the limit on their number.
 4. The payload: text is decoded as it arrives, also in the middle of a frame. A fragment may end
    inside a character, but the byte that makes the text impossible is the last one looked at.
    Control frames are judged when they are whole; they have at most 125 bytes.

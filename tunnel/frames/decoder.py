@@ -1,9 +1,11 @@
 """The way in: `FrameDecoder`, fed with what was read, hands out messages.
 
 Where the time goes. Nearly all frames of a busy stream are short, whole and unfragmented; these
-never leave the loop in `_take_whole`. All else goes frame by frame through `_take_frame`, and what
-arrives of a payload in several chunks through `_take_payload`. Chunks are never joined to each
-other, but for an incomplete header or control frame: so time is linear, whatever their size.
+never leave the loop in `_take_whole`. Short fragments in the middle of a message, of which a peer
+may send a great many, are joined chunk by chunk in `_take_middle`. All else goes frame by frame
+through `_take_frame`, and what arrives of a payload in several chunks through `_take_payload`.
+Chunks are never joined to each other, but for an incomplete header or control frame: so time is
+linear, whatever their size.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ from __future__ import annotations
 from tunnel.frames.parts import BinaryParts, TextParts
 from tunnel.frames.rules import (
     BINARY,
+    CONTINUATION,
     CONTROL,
     FINAL,
+    MAX_CONTROL_PAYLOAD,
     PING,
     PONG,
     TEXT,
@@ -31,6 +35,9 @@ Incoming = str | bytes | Ping | Pong | Close
 
 _FINAL_TEXT, _FINAL_BINARY = FINAL | TEXT, FINAL | BINARY
 
+_AT_ONCE = 512
+"""Fragments that are joined at once; each of them takes 80 bytes meanwhile, whatever is in it."""
+
 
 class FrameDecoder:
     """Turns the bytes of a peer into messages and control frames, strictly by RFC 6455.
@@ -43,6 +50,8 @@ class FrameDecoder:
 
     Args:
         max_message_size: Largest message in bytes of payload, over all its fragments.
+        max_fragments: Frames of one message. Empty ones cost the peer two bytes, and would keep us
+            busy for ever without a message.
         expect_masked: False to read what a server sends, True to read what a client sends.
 
     Attributes:
@@ -57,6 +66,7 @@ class FrameDecoder:
         "_expect_masked",
         "_final",
         "_key",
+        "_max_fragments",
         "_max_message_size",
         "_message",
         "_rest",
@@ -66,8 +76,15 @@ class FrameDecoder:
         "wanted",
     )
 
-    def __init__(self, *, max_message_size: int = 16 * 2**20, expect_masked: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        max_message_size: int = 16 * 2**20,
+        max_fragments: int = 2**20,
+        expect_masked: bool = False,
+    ) -> None:
         self._max_message_size = max_message_size
+        self._max_fragments = max_fragments
         self._expect_masked = expect_masked
         self.violation: ProtocolViolation | None = None
         self.finished = False
@@ -119,8 +136,11 @@ class FrameDecoder:
         """
         position = self._take_payload(data, 0, received) if self.wanted else 0
         while not self.finished:
-            if self._message is None and not self._expect_masked:
-                position = self._take_whole(data, position, received)
+            if not self._expect_masked:
+                if self._message is None:
+                    position = self._take_whole(data, position, received)
+                else:
+                    position = self._take_middle(data, position, self._message)
             if position == len(data):
                 break
             begin, position = position, self._take_frame(data, position, received)
@@ -168,6 +188,40 @@ class FrameDecoder:
             position = stop
         return position
 
+    def _take_middle(self, data: bytes, position: int, message: TextParts | BinaryParts) -> int:
+        """Take valid fragments that are whole, unmasked, of at most 125 bytes, and not the last.
+
+        Joined at once, so that each costs a slice, and decoded at once, if they are text. Like
+        `_take_whole` it refuses no header: at the first other frame, good or bad, it stops.
+
+        Returns:
+            The position of the first byte not taken.
+
+        Raises:
+            UnicodeDecodeError: The text of the message violates the protocol.
+        """
+        pieces: list[bytes] = []
+        add = pieces.append
+        count = room = min(_AT_ONCE, self._max_fragments - message.fragments)
+        left = limit = self._max_message_size - message.size
+        end = len(data)
+        last = end - 1
+        while position < last and count and data[position] == CONTINUATION:
+            size = data[position + 1]
+            start = position + 2
+            stop = start + size
+            if size > MAX_CONTROL_PAYLOAD or stop > end or size > left:
+                break
+            add(data[start:stop])
+            count -= 1
+            left -= size
+            position = stop
+        if pieces:
+            message.fragments += room - count
+            message.size += limit - left
+            message.add(b"".join(pieces))
+        return position
+
     def _take_frame(self, data: bytes, position: int, received: list[Incoming]) -> int:
         """Take one frame of any kind; of a data frame, what has come.
 
@@ -199,6 +253,9 @@ class FrameDecoder:
             return stop
         if message is None:
             message = self._message = TextParts() if header.opcode == TEXT else BinaryParts()
+        if message.fragments == self._max_fragments:
+            raise Refused(1009, f"a message of over {self._max_fragments} fragments", "7.4.1")
+        message.fragments += 1
         message.size += header.size
         self._final, self._key, self.wanted = header.final, header.key, header.size
         return self._take_payload(data, header.end, received)

@@ -36,11 +36,12 @@ class _Pieces(Generic[AnyStr]):
 class BinaryParts:
     """A binary message of which only a part has come."""
 
-    __slots__ = ("_pieces", "size")
+    __slots__ = ("_pieces", "fragments", "size")
 
     def __init__(self) -> None:
         self._pieces = _Pieces(b"")
         self.size = 0  # bytes announced by its headers so far
+        self.fragments = 0  # those headers
 
     def add(self, piece: bytes) -> None:
         """Keep `piece`."""
@@ -57,12 +58,13 @@ class TextParts:
     The text is kept, not its bytes: decoding them again at the end would cost more than all else.
     """
 
-    __slots__ = ("_cut", "_pieces", "size")
+    __slots__ = ("_cut", "_pieces", "fragments", "size")
 
     def __init__(self) -> None:
         self._pieces = _Pieces("")
         self._cut = b""  # the beginning of a character: at most three bytes
         self.size = 0  # bytes announced by its headers so far
+        self.fragments = 0  # those headers
 
     def add(self, piece: bytes) -> None:
         """Decode `piece`, which may begin and end inside a character.

@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection
-from websockets.protocol import State
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import DATA_OPCODES, CloseCode, Frame
+from websockets.protocol import Event, State
 
 from tunnel.gateway.liveness import Liveness
 
 BUFFER_SIZE = 128 * 1024
 """Bytes that wait in a transport before nothing more is written to it."""
+
+MAX_FRAGMENTS = 4096
+"""Frames of one message. Empty ones cost a client six bytes, and us some hundred."""
 
 
 class GatewayConnection(ServerConnection):
@@ -55,6 +61,8 @@ class GatewayConnection(ServerConnection):
         self.is_held = False
         self.written = 0
         self._is_congested = False
+        self._unread_answers = 0  # bytes of answers to pings since then
+        self._fragments = 0  # of a message that is not whole yet
         self._closing: asyncio.Task[None] | None = None
 
     @property
@@ -76,6 +84,8 @@ class GatewayConnection(ServerConnection):
     def write(self, messages: Iterable[str | bytes]) -> None:
         """Write messages: text or binary. Only while `is_writable`; else they may be lost."""
         protocol = self.protocol
+        if not self.is_open:
+            return  # whoever reads from it is about to notice
         for message in messages:
             if isinstance(message, str):
                 protocol.send_text(message.encode())
@@ -98,6 +108,18 @@ class GatewayConnection(ServerConnection):
         """Close it, without waiting for the client."""
         self._closing = self.loop.create_task(self.close(code, short(reason)))
 
+    async def finish(self, code: int, reason: str) -> None:
+        """Close it, and drop what the client still sends until it answers.
+
+        Unread frames would pause reading, so that its answer was never seen; and bytes that are
+        unread when a connection is closed make the system reset it, which can take the close frame
+        away from the client.
+        """
+        self.start_closing(code, reason)
+        with suppress(ConnectionClosed):
+            while True:
+                await self.recv()
+
     def abort(self) -> None:
         """Close it at once, without a word."""
         self.transport.abort()
@@ -107,6 +129,18 @@ class GatewayConnection(ServerConnection):
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self.written += len(data)
         self.transport.write(data)
+
+    # What websockets calls
+
+    def process_event(self, event: Event) -> None:
+        """A request or a frame has come. Not all versions of websockets count the frames."""
+        if isinstance(event, Frame) and event.opcode in DATA_OPCODES:
+            self._fragments = 0 if event.fin else self._fragments + 1
+            if self._fragments > MAX_FRAGMENTS:
+                if self._closing is None:
+                    self.start_closing(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
+                return
+        super().process_event(event)
 
     # What asyncio calls (asyncio.Protocol)
 
@@ -124,7 +158,13 @@ class GatewayConnection(ServerConnection):
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""
         self.liveness.heard(self.loop.time())
+        before = self.pending
         super().data_received(data)
+        if self._is_congested:
+            # websockets answers every ping at once: who pings and reads nothing would fill memory.
+            self._unread_answers += max(0, self.pending - before)
+            if self._unread_answers > BUFFER_SIZE:
+                self.abort()
 
     def pause_writing(self) -> None:
         """The transport has enough."""
@@ -135,6 +175,7 @@ class GatewayConnection(ServerConnection):
         """The transport takes more again."""
         super().resume_writing()
         self._is_congested = False
+        self._unread_answers = 0
         if self.on_writable is not None:
             self.on_writable()
 

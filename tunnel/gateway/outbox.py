@@ -112,7 +112,7 @@ class Outbox:
         with self._room:
             for item, _ in self._items:
                 if type(item) is Parcel and item.startswith(prefix):
-                    item.is_withdrawn = True
+                    item.withdraw()
 
     def close(self) -> None:
         """Drop all there is and all that comes; who waits for room is told by an exception."""

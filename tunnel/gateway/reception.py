@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from tunnel.clock import Clock
 from tunnel.gateway.admission import wants_session
 from tunnel.gateway.channel import Channel, PlainChannel, Surroundings
-from tunnel.gateway.connection import GatewayConnection, short
+from tunnel.gateway.connection import GatewayConnection
 from tunnel.gateway.resumable import ResumableChannel
 from tunnel.gateway.session_store import SessionStore, StoreFull
 from tunnel.secrets import Secret
@@ -32,7 +32,7 @@ from tunnel.session_frames import (
     read_greeting,
 )
 
-PROTOCOL_ERROR, TRY_AGAIN_LATER = 1002, 1013
+NORMAL_CLOSURE, PROTOCOL_ERROR, TRY_AGAIN_LATER = 1000, 1002, 1013
 _GONE = Gone("there is no such session")
 _FRAMES_AT_A_TIME = 256  # then others have their turn
 
@@ -69,26 +69,39 @@ class Reception:
 
     async def serve(self, connection: GatewayConnection) -> None:
         """Serve a connection until it is closed."""
+        code, reason = NORMAL_CLOSURE, ""
         try:
             if wants_session(connection.request):
-                await self._serve_session(connection)
+                await self._serve_sessions(connection)
             else:
                 await self._serve_plain(connection)
         except ConnectionClosed:
-            pass
+            return
         except SessionViolation as violation:
             logger.warning("{} broke the protocol: {}", connection.peer, violation)
-            await connection.close(PROTOCOL_ERROR, short(str(violation)))
+            code, reason = PROTOCOL_ERROR, str(violation)
         except StoreFull as error:
             logger.warning("{} of {} was refused: {}", connection.peer, connection.user, error)
-            await connection.close(TRY_AGAIN_LATER, short(str(error)))
+            code, reason = TRY_AGAIN_LATER, str(error)
+        await connection.finish(code, reason)
 
     # Sessions
 
-    async def _serve_session(self, connection: GatewayConnection) -> None:
-        channel = await self._greet(connection)
+    async def _serve_sessions(self, connection: GatewayConnection) -> None:
+        greeting: Greeting | None = await self._first_frame(connection)
+        while greeting is not None:
+            channel = await self._greet(connection, greeting)
+            has_left = await self._serve_session(connection, channel)
+            if not (has_left and isinstance(greeting, Resume)):
+                return
+            greeting = await self._next_greeting(connection)
+
+    async def _serve_session(
+        self, connection: GatewayConnection, channel: ResumableChannel
+    ) -> bool:
+        """Serve a session. Returns whether all that the client did on this link was to end it."""
         try:
-            await self._read(connection, channel)
+            return await self._read(connection, channel)
         except SessionViolation as violation:
             if channel.link is connection:
                 self._lose(channel, f"the client broke the protocol: {violation}")
@@ -97,7 +110,7 @@ class Reception:
             if channel.detach(connection):
                 self._drop_all(self.store.detach(channel.identity, channel.held))
 
-    async def _read(self, connection: GatewayConnection, channel: ResumableChannel) -> None:
+    async def _read(self, connection: GatewayConnection, channel: ResumableChannel) -> bool:
         count = 0
         while channel.receive(connection, await connection.recv()):
             count += 1
@@ -106,8 +119,10 @@ class Reception:
         if channel.link is connection:
             self._take_out(channel)
             channel.end_by_client()
+            return not count
+        return False
 
-    async def _greet(self, connection: GatewayConnection) -> ResumableChannel:
+    async def _greet(self, connection: GatewayConnection, greeting: Greeting) -> ResumableChannel:
         """Open or resume a session, as the client asks.
 
         Raises:
@@ -115,7 +130,6 @@ class Reception:
             SessionViolation: It did not ask in the right way, or in time.
             StoreFull: There are too many sessions.
         """
-        greeting = await self._first_frame(connection)
         if isinstance(greeting, Resume):
             channel = self._find(greeting, connection.user)
             if channel is not None:
@@ -128,6 +142,17 @@ class Reception:
             if isinstance(greeting, Resume):
                 raise SessionViolation("RESUME after GONE")
         return self._open(greeting, connection)
+
+    async def _next_greeting(self, connection: GatewayConnection) -> Greeting | None:
+        """The OPEN of a client that has not accepted the resumption; None: it wants no more."""
+        try:
+            frame = await asyncio.wait_for(connection.recv(), self._settings.open_timeout)
+        except asyncio.TimeoutError:
+            return None
+        greeting = read_greeting(frame) if isinstance(frame, bytes) else None
+        if not isinstance(greeting, Open):
+            raise SessionViolation("another frame than OPEN after END")
+        return greeting
 
     async def _first_frame(self, connection: GatewayConnection) -> Greeting:
         timeout = self._settings.open_timeout

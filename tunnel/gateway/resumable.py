@@ -78,7 +78,7 @@ class ResumableChannel(Channel):
         )
         self._keep = settings.max_unacknowledged, settings.max_unacknowledged_bytes
         self.session = Session(limits, keep=self._keep, accepts=_ACCEPTS)
-        self._kept_for = int(settings.session_keep)
+        self._kept_for = max(1, int(settings.session_keep))  # 0 would say: not at all
         self._timer: asyncio.TimerHandle | None = None  # for an acknowledgement
         self._pongs = 0
 

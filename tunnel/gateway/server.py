@@ -128,12 +128,14 @@ class Gateway:
         reception = self._reception
         if reception is None:
             return {}
-        sessions = [c.session for c in reception.channels if isinstance(c, ResumableChannel)]
+        channels = [c for c in reception.channels if isinstance(c, ResumableChannel)]
+        sessions = [channel.session for channel in channels]
         return {
             "connections": len(self._connections),
             "sessions": len(reception.store),
             "detached": reception.store.detached,
             "detached_bytes": reception.store.detached_bytes,
+            "held_bytes": sum(channel.held for channel in channels),
             "replayed": reception.replayed + sum(s.replayed for s in sessions),
             "duplicates_dropped": reception.duplicates + sum(s.duplicates for s in sessions),
         }

@@ -12,6 +12,13 @@ from tunnel.errors import ConfigurationError
 class GatewaySettings:
     """The bounds of a gateway; none of them is ever exceeded by much, whatever its clients do.
 
+    Memory is bounded for each session, and for all that have no connection. A session with one may
+    hold, if its client does its worst: `max_unacknowledged_bytes` of what it received and as much
+    of what it sent, `max_outgoing_bytes` of messages and four times that of answers, and one
+    message of `max_message_size` beyond each; 28 MiB by the defaults, and that times
+    `max_sessions_per_user` for one user's. Whoever lets in users that he does not trust lowers
+    these. `Gateway.statistics` tells what is held now.
+
     Attributes:
         max_message_size: Bytes of the longest message or request that is accepted.
         max_unacknowledged: Messages per session that a client may send before they are handled;
@@ -21,7 +28,8 @@ class GatewaySettings:
             the client's are handled.
         max_outgoing_bytes: Their bytes. Answers to requests that were begun before may add as much
             three times over; more are refused with 503.
-        session_keep: Seconds that a session is kept after its connection was lost.
+        session_keep: Seconds that a session is kept after its connection was lost. Clients are told
+            whole seconds, at least 1.
         max_sessions: Sessions and plain connections together.
         max_sessions_per_user: The same, for each user.
         max_detached_bytes: Bytes held for sessions without a connection, together.

@@ -42,6 +42,7 @@ class ScriptedTransport:
             its connection ends is lost.
         on_message: Called with each message that comes; may call `send`, for an echo.
         response_headers: Of the answer to the upgrade, with names in lower case.
+        endpoints: The IP addresses of the tunnel's end and of the peer, if it is to have some.
     """
 
     def __init__(self, clock: FakeClock) -> None:
@@ -56,6 +57,7 @@ class ScriptedTransport:
         self.latency = 0.0
         self.on_message: Callable[[Message], object] | None = None
         self.response_headers: dict[str, str] = {}
+        self.endpoints: tuple[str, str] | None = None
 
     def __call__(self, waker: Waker) -> Transport:
         """Make the transport of one dial."""
@@ -160,6 +162,11 @@ class _ScriptedConnection:
     def response_headers(self) -> dict[str, str]:
         """See `Transport`."""
         return dict(self._peer.response_headers)
+
+    @property
+    def endpoints(self) -> tuple[str, str] | None:
+        """See `Transport`."""
+        return self._peer.endpoints
 
     def open(self, request: DialRequest, interrupted: Callable[[], bool]) -> None:
         """See `Transport`."""

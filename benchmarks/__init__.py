@@ -1,0 +1,1 @@
+"""Programs that measure and strain the tunnel: ``python -m benchmarks NAME``. Not installed."""

@@ -1,0 +1,275 @@
+"""The connections of the fault proxy: their sockets, and what they wait for.
+
+All of it belongs to the thread of the proxy's loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import struct
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from proxy_streams import CHUNK, DOWN, UP, Cut, Pipe, Shape, Strike
+
+
+class Loop(Protocol):
+    """What a connection asks of its proxy.
+
+    Attributes:
+        selector: Calls `data(fileobj, events)` of a key.
+        shapes: Of each direction.
+        strikes: Of each direction.
+        forwarded: Counts bytes.
+    """
+
+    selector: selectors.BaseSelector
+    shapes: dict[str, Shape]
+    strikes: dict[str, list[Strike]]
+    forwarded: dict[str, int]
+
+    def call_at(self, when: float, call: Callable[[], None]) -> None:
+        """Call back at that time, of `time.monotonic()`."""
+
+    def before_write(self, way: str, size: int) -> None:
+        """So many bytes are about to pass."""
+
+    def forget(self, connection: Connection | Twin) -> None:
+        """It is over."""
+
+
+class Alarm:
+    """Has one call made, at the earliest of the times that it is set to."""
+
+    def __init__(self, loop: Loop, call: Callable[[], None]) -> None:
+        self._loop = loop
+        self._call = call
+        self._when: float | None = None
+
+    def set(self, when: float) -> None:
+        """Call at this time, or earlier."""
+        if self._when is None or when < self._when:
+            self._when = when
+            self._loop.call_at(when, self._ring)
+
+    def _ring(self) -> None:
+        if self._when is not None and self._when <= time.monotonic():
+            self._when = None
+            self._call()
+
+
+class Connection:
+    """A client, a server, and the bytes between them.
+
+    Args:
+        loop: The proxy.
+        client: Accepted.
+        server: Connected.
+        twin: Gets what the client says, too.
+    """
+
+    def __init__(
+        self, loop: Loop, client: socket.socket, server: socket.socket, twin: Twin | None
+    ) -> None:
+        self._loop = loop
+        self._client, self._server = client, server
+        self._twin = twin
+        self.pipes = {way: Pipe(loop.shapes[way], loop.strikes[way]) for way in (UP, DOWN)}
+        self._discards = False  # after `fin`: what the client still sends goes nowhere
+        self._alarm = Alarm(loop, self.attend)
+        for sock in (client, server):
+            prepare(sock)
+        self.attend()
+
+    def reset(self) -> None:
+        """Break it with RST, to both ends."""
+        self._forget()
+        reset(self._client)
+        reset(self._server)
+
+    def fin(self) -> None:
+        """End it with FIN, to both ends."""
+        unwatch(self._loop, self._server)
+        self._server.close()
+        self._discards = True
+        self.pipes[DOWN].is_over = True
+        with contextlib.suppress(OSError):
+            self._client.shutdown(socket.SHUT_WR)
+        self._end_twin()
+        self.attend()
+
+    def attend(self) -> None:
+        """Wait for exactly what this connection can use now."""
+        if self._client.fileno() < 0:
+            return
+        up, down = self.pipes[UP], self.pipes[DOWN]
+        if self._discards:
+            watch(self._loop, self._client, selectors.EVENT_READ, self._on_event)
+            return
+        watch(self._loop, self._client, self._interest(up, down), self._on_event)
+        watch(self._loop, self._server, self._interest(down, up), self._on_event)
+
+    def _interest(self, reads: Pipe, writes: Pipe) -> int:
+        interest = selectors.EVENT_READ if reads.has_room else 0
+        ready_at = writes.ready_at()
+        if ready_at is not None:
+            if ready_at <= time.monotonic():
+                interest |= selectors.EVENT_WRITE
+            else:
+                self._alarm.set(ready_at)
+        return interest
+
+    def _on_event(self, sock: socket.socket, events: int) -> None:
+        reads, writes = (UP, DOWN) if sock is self._client else (DOWN, UP)
+        try:
+            if events & selectors.EVENT_READ:
+                self._read(sock, reads)
+            if events & selectors.EVENT_WRITE:
+                self._write(sock, writes)
+        except BlockingIOError:
+            pass
+        except Cut as cut:
+            (self.reset if cut.how == "reset" else self.fin)()
+            return
+        except OSError:  # one end has broken: so has the other
+            self.reset()
+            return
+        if all(pipe.is_over for pipe in self.pipes.values()):
+            self._forget()
+            self._client.close()
+            self._server.close()
+        else:
+            self.attend()
+
+    def _read(self, sock: socket.socket, way: str) -> None:
+        data = sock.recv(CHUNK)
+        if self._discards:
+            self.pipes[UP].is_over = not data
+            return
+        now = time.monotonic()
+        self.pipes[way].take(data, now)
+        if way == UP and self._twin is not None:
+            self._twin.take(data, now)
+
+    def _write(self, sock: socket.socket, way: str) -> None:
+        pipe = self.pipes[way]
+        now = time.monotonic()
+        ready_at = pipe.ready_at()
+        if ready_at is None or ready_at > now:
+            return  # a fault of this very round is in the way
+        self._loop.before_write(way, pipe.ready_size)
+
+        def send(data: bytes) -> int:
+            count = sock.send(data)
+            self._loop.forwarded[way] += count
+            return count
+
+        pipe.give(send, lambda: sock.shutdown(socket.SHUT_WR), now)
+
+    def _end_twin(self) -> None:
+        if self._twin is not None:
+            self._twin.take(b"", time.monotonic())
+            self._twin = None
+
+    def _forget(self) -> None:
+        unwatch(self._loop, self._client)
+        unwatch(self._loop, self._server)
+        self._end_twin()
+        self._loop.forget(self)
+
+
+class Twin:
+    """Another connection to the server, on which somebody says again what a client has said.
+
+    What the server answers is dropped. It ends when the client's connection has, and all was said.
+
+    Args:
+        loop: The proxy.
+        server: Connected.
+        late: Seconds by which it says everything later.
+    """
+
+    def __init__(self, loop: Loop, server: socket.socket, late: float) -> None:
+        self._loop = loop
+        self._server = server
+        self._late = late
+        self._pipe = Pipe(Shape(), [])
+        self._alarm = Alarm(loop, self.attend)
+        prepare(server)
+        self.attend()
+
+    def take(self, data: bytes, now: float) -> None:
+        """The client has said this; nothing: it has gone."""
+        if self._server.fileno() >= 0 and not self._pipe.has_ended:
+            self._pipe.take(data, now, self._late)
+            self.attend()
+
+    def reset(self) -> None:
+        """End it."""
+        unwatch(self._loop, self._server)
+        self._loop.forget(self)
+        reset(self._server)
+
+    def attend(self) -> None:
+        """Wait for exactly what it can use now."""
+        if self._server.fileno() < 0:
+            return
+        interest = selectors.EVENT_READ
+        ready_at = self._pipe.ready_at()
+        if ready_at is not None:
+            if ready_at <= time.monotonic():
+                interest |= selectors.EVENT_WRITE
+            else:
+                self._alarm.set(ready_at)
+        watch(self._loop, self._server, interest, self._on_event)
+
+    def _on_event(self, sock: socket.socket, events: int) -> None:
+        try:
+            if events & selectors.EVENT_READ and not sock.recv(CHUNK):
+                raise ConnectionError("the server has hung up")
+            if events & selectors.EVENT_WRITE:
+                self._pipe.give(sock.send, lambda: None, time.monotonic())
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.reset()
+            return
+        if self._pipe.is_over:
+            self.reset()
+        else:
+            self.attend()
+
+
+def prepare(sock: socket.socket) -> None:
+    """Never block, never wait for more to send."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def watch(
+    loop: Loop, sock: socket.socket, interest: int, call: Callable[[socket.socket, int], None]
+) -> None:
+    """Be called when the socket is ready for that, and for nothing else."""
+    known = sock in loop.selector.get_map()
+    if known and interest:
+        loop.selector.modify(sock, interest, call)
+    elif known:
+        loop.selector.unregister(sock)
+    elif interest:
+        loop.selector.register(sock, interest, call)
+
+
+def unwatch(loop: Loop, sock: socket.socket) -> None:
+    """Be called no more."""
+    if sock.fileno() >= 0 and sock in loop.selector.get_map():
+        loop.selector.unregister(sock)
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with RST in place of FIN."""
+    if sock.fileno() >= 0:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()

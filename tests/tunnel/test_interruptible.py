@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from tunnel.interruptible import Event, Outcome
+
+LONG = 10.0
+"""Seconds that something may take which is certain to happen."""
+
+
+def test_an_event_is_set_until_it_is_cleared() -> None:
+    """It behaves as one of `threading`, also in its time-outs and its repr."""
+    event = Event()
+    assert isinstance(event, threading.Event)
+    assert not event.is_set()
+    assert not event.wait(0)
+    assert not event.wait(0.01)
+    assert not event.wait(-1)
+    event.set()
+    event.set()
+    assert event.is_set()
+    assert event.wait()
+    assert "set" in repr(event)
+    event.clear()
+    assert not event.wait(0.0)
+
+
+def test_all_who_wait_are_woken() -> None:
+    """Each thread that waits goes on, whether it waits with a time-out or without."""
+    event = Event()
+    woken: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda t=timeout: woken.append(event.wait(t)))
+        for timeout in (None, LONG, None)
+    ]
+    for thread in threads:
+        thread.start()
+    event.set()
+    for thread in threads:
+        thread.join(LONG)
+    assert woken == [True, True, True]
+
+
+def test_who_was_woken_goes_on_though_it_is_cleared_at_once() -> None:
+    """A wake-up is not lost because the event is set back before the thread has run."""
+    event, results = Event(), []
+    for _ in range(200):
+        thread = threading.Thread(target=lambda: results.append(event.wait(LONG)))
+        thread.start()
+        while not event._waiters:
+            pass
+        event.set()
+        event.clear()
+        thread.join(LONG)
+    assert results == [True] * 200
+
+
+def test_an_interruption_while_others_are_woken_wakes_them_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C inside `set` is raised, and nobody waits for ever because of it."""
+    event = Event()
+    wake = event._wake
+    interruptions = [KeyboardInterrupt()]
+
+    def interrupted() -> None:
+        if interruptions:
+            raise interruptions.pop()
+        wake()
+
+    monkeypatch.setattr(event, "_wake", interrupted)
+    thread = threading.Thread(target=event.wait)
+    thread.start()
+    while not event._waiters:
+        pass
+    with pytest.raises(KeyboardInterrupt):
+        event.set()
+    thread.join(LONG)
+    assert not thread.is_alive()
+
+
+def test_two_who_set_it_at_once_do_not_disturb_each_other() -> None:
+    """Waking a thread that another one has just woken is no error."""
+    event = Event()
+    lock = threading.Lock()  # as of a thread that was woken already
+    event._waiters.add(lock)
+    event.set()
+    assert event.is_set()
+
+
+def test_an_event_set_between_two_looks_is_seen() -> None:
+    """Who sets it before the waiting thread is registered is noticed by that."""
+    event = Event()
+
+    class Meddling(set):
+        def add(self, item: object) -> None:
+            super().add(item)
+            event._flag = True  # by another thread, which has seen nobody waiting
+
+    event._waiters = Meddling()
+    assert event.wait(LONG)
+
+
+def test_an_outcome_is_a_future() -> None:
+    """Results, time-outs, cancelling and callbacks are those of `concurrent.futures`."""
+    outcome: Outcome[int] = Outcome()
+    heard: list[int] = []
+    outcome.add_done_callback(lambda done: heard.append(done.result()))
+    threading.Timer(0.01, outcome.set_result, (3,)).start()
+    assert outcome.result(LONG) == 3
+    assert not outcome.cancel()
+    assert heard == [3]
+    other: Outcome[int] = Outcome()
+    assert other.cancel()
+    assert other.cancelled()
+
+
+def test_the_lock_of_an_outcome_is_taken_in_one_step() -> None:
+    """What ``with`` calls is the lock's own method, between which and the block nothing comes."""
+    condition = Outcome()._condition
+    assert condition.__enter__ == condition._lock.__enter__
+    assert condition.__exit__ == condition._lock.__exit__

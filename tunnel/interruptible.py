@@ -1,0 +1,79 @@
+"""Events and futures that Ctrl-C cannot break.
+
+`KeyboardInterrupt` comes between any two instructions of the main thread. ``with lock:`` stands
+that, since taking a lock of Python's own and entering the block are one step. The classes of
+`threading` and `concurrent.futures` that are written in Python do not: interrupted inside
+`Condition.__enter__`, a thread has the lock and will never give it back, and whoever sets the event
+or completes the future waits for ever. The window is small, but a tunnel that is set and waited for
+thousands of times a second meets it.
+
+What the main thread may use, and another thread as well, is therefore one of these.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+_T = TypeVar("_T")
+
+
+class Event(threading.Event):
+    """An event without a lock: as `threading.Event`, and safe to interrupt at any point."""
+
+    def __init__(self) -> None:
+        self._flag = False  # the base class shows it in its repr
+        self._waiters: set[Any] = set()  # locks; each is held until its thread is to be woken
+
+    def is_set(self) -> bool:
+        """Whether it is."""
+        return self._flag
+
+    def set(self) -> None:
+        """Set it, and wake all who wait."""
+        self._flag = True
+        try:
+            self._wake()
+        except BaseException:
+            self._wake()  # they are woken all the same
+            raise
+
+    def clear(self) -> None:
+        """Set it back; whoever was woken goes on."""
+        self._flag = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is set, `timeout` seconds at most. Returns whether it was."""
+        if self._flag:
+            return True
+        waiter = threading.Lock()
+        waiter.acquire()
+        try:
+            self._waiters.add(waiter)
+            if self._flag:  # looked at once more: who has set it before has not seen us
+                return True
+            return self._flag or waiter.acquire(True, -1 if timeout is None else max(0.0, timeout))
+        finally:
+            self._waiters.discard(waiter)
+
+    def _wake(self) -> None:
+        for waiter in tuple(self._waiters):
+            with suppress(RuntimeError):  # another thread has released it already
+                waiter.release()
+
+
+class _Condition(threading.Condition):
+    """Entered and left in one step: what is looked up is the lock's own method."""
+
+    __enter__ = property(lambda self: self._lock.__enter__)
+    __exit__ = property(lambda self: self._lock.__exit__)
+
+
+class Outcome(Future[_T], Generic[_T]):
+    """A future that stays usable when one of its methods is interrupted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._condition = _Condition()
