@@ -95,6 +95,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "tunnel.happy_eyeballs",
                 "tunnel.frames",
                 "tunnel.masking",
+                "tunnel.name_lookup",
                 "tunnel.network_netlink",
                 "tunnel.network_outlook",
                 "tunnel.network_routes",

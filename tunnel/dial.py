@@ -13,12 +13,13 @@ said there is `tunnel.proxy_handshake`, and TLS with the server goes through wha
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
+import functools
 import ipaddress
 import os
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable
 
@@ -28,6 +29,7 @@ from tunnel.dial_options import DIRECT, DialOptions
 from tunnel.errors import ConnectTimeoutError, NetworkError
 from tunnel.forks import close_in_child
 from tunnel.happy_eyeballs import AddressInfo
+from tunnel.name_lookup import LOOKUPS
 from tunnel.nested_tls import NestedTlsSocket, nesting_context
 from tunnel.proxy import Proxy
 from tunnel.proxy_errors import error_with_proxy
@@ -179,32 +181,17 @@ class Dial:
         return _resolve(host, port, socket.AI_NUMERICHOST)
 
     def _look_up_name(self, host: str, port: int) -> list[AddressInfo]:
-        """Resolve in a thread that may be abandoned: `getaddrinfo` cannot be interrupted.
-
-        Without one, when the system has none left or the main thread has ended, it is this thread
-        that waits: better a look-up that nobody can interrupt than none.
-        """
-        outcome: list[list[AddressInfo] | Exception] = []
-
-        def resolve() -> None:
-            try:
-                outcome.append(_resolve(host, port))
-            except Exception as error:
-                outcome.append(error)
-            self._waker.wake()
-
+        lookup = LOOKUPS.begin((host, port), functools.partial(_resolve, host, port), self._waker)
         try:
-            threading.Thread(target=resolve, name="tunnel-resolver", daemon=True).start()
-        except RuntimeError:
-            return _resolve(host, port)
-        while not outcome:
-            self.check()
-            if not outcome and not self._waker.event.wait(self.deadline.remaining()):
-                raise self.deadline.exceeded()
-        result = outcome[0]
-        if isinstance(result, Exception):
-            raise result
-        return result
+            while lookup.outcome is None:
+                self.check()
+                if lookup.outcome is None and not self._waker.event.wait(self.deadline.remaining()):
+                    raise self.deadline.exceeded()
+        finally:
+            LOOKUPS.leave(lookup, self._waker)
+        if isinstance(lookup.outcome, Exception):
+            raise copy.copy(lookup.outcome)  # others may raise it, too
+        return lookup.outcome
 
     # The way
 
