@@ -141,7 +141,8 @@ class Worker:
         if not self._threaded:
             self.drive(lambda: not self.is_running, timeout)
             return
-        thread = self._thread
+        with self._lock:  # one that is just being started cannot be joined yet
+            thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
 
