@@ -11,6 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from benchmarks.figures import command as figures
+from benchmarks.growth import command as growth
+from benchmarks.herd import command as herd
 from benchmarks.soak import command as soak
 
 
@@ -30,6 +33,21 @@ class Benchmark:
 
 
 BENCHMARKS: dict[str, Benchmark] = {
+    "figures": Benchmark(
+        "measure the tunnel and its peers side by side",
+        figures.add_options,
+        figures.run,
+    ),
+    "growth": Benchmark(
+        "measure how time and memory grow with the work",
+        growth.add_options,
+        growth.run,
+    ),
+    "herd": Benchmark(
+        "simulate how a fleet of clients comes back to a server that was away",
+        herd.add_options,
+        herd.run,
+    ),
     "soak": Benchmark(
         "random faults for a given time, while everything promised is checked",
         soak.add_options,

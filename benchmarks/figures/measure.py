@@ -1,0 +1,190 @@
+"""How a figure is measured: all contenders in turns, several rounds, and ratios within a round.
+
+The machine's noise comes and goes in seconds, so what is compared is measured shortly one after the
+other, and what counts is the ratio within each round. The order turns with each round, so that
+nobody is always first. Everything here is free of sockets.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+TUNNEL = "tunnel"
+"""The name of the contender that all others are compared with."""
+
+Contenders: TypeAlias = Mapping[str, Callable[[], float]]
+"""By name: what measures once, and returns the value in the figure's unit."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a ratio of the tunnel to its peers is to be.
+
+    Attributes:
+        bound: The ratio.
+        at_least: Whether it is the least, or else the most that it may be.
+        peers: To whom; empty: to all that are measured, the best of them in each round.
+    """
+
+    bound: float
+    at_least: bool = True
+    peers: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{'>=' if self.at_least else '<='} {self.bound:g} x"
+
+    def holds(self, ratio: float) -> bool:
+        """Whether a ratio reaches it."""
+        return ratio >= self.bound if self.at_least else ratio <= self.bound
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Something to measure.
+
+    Attributes:
+        name: What it is called on the command line: "receive-callback-64".
+        title: What it is, for people: "receive by on_message, 64 B".
+        unit: Of the values: "messages/s", "us", "KiB".
+        contend: Called with whether it is to be brief; a context that sets everything up and gives
+            the contenders, `TUNNEL` among them.
+        goal: What is to be reached; None: it is only shown.
+        limit: What the tunnel's value itself is to be at most (or at least, if more is better).
+        more_is_better: Whether a greater value is the better one.
+    """
+
+    name: str
+    title: str
+    unit: str
+    contend: Callable[[bool], AbstractContextManager[Contenders]]
+    goal: Goal | None = None
+    limit: float | None = None
+    more_is_better: bool = True
+
+
+@dataclass
+class Result:
+    """The values of one figure.
+
+    Attributes:
+        figure: What was measured.
+        values: By contender: one value for each round.
+    """
+
+    figure: Figure
+    values: dict[str, list[float]] = field(default_factory=dict)
+
+    def median(self, name: str) -> float:
+        """The median of a contender's values."""
+        return statistics.median(self.values[name])
+
+    def ratios(self) -> list[float]:
+        """Of each round: the tunnel's value by the best value of the peers that count."""
+        goal = self.figure.goal
+        names = goal.peers if goal is not None and goal.peers else self._peers()
+        if not names:
+            return []
+        best = max if self.figure.more_is_better else min
+        rounds = zip(*(self.values[name] for name in names), strict=True)
+        return [
+            ours / best(theirs) for ours, theirs in zip(self.values[TUNNEL], rounds, strict=True)
+        ]
+
+    @property
+    def ratio(self) -> float | None:
+        """The median of the rounds' ratios; None without a peer."""
+        ratios = self.ratios()
+        return statistics.median(ratios) if ratios else None
+
+    @property
+    def is_reached(self) -> bool | None:
+        """Whether goal and limit are reached; None if there is neither."""
+        figure, verdicts = self.figure, []
+        if figure.goal is not None and self.ratio is not None:
+            verdicts.append(figure.goal.holds(self.ratio))
+        if figure.limit is not None:
+            ours = self.median(TUNNEL)
+            verdicts.append(ours >= figure.limit if figure.more_is_better else ours <= figure.limit)
+        return all(verdicts) if verdicts else None
+
+    def to_dict(self) -> dict[str, object]:
+        """As JSON has it."""
+        return {
+            "name": self.figure.name,
+            "title": self.figure.title,
+            "unit": self.figure.unit,
+            "values": self.values,
+            "medians": {name: self.median(name) for name in self.values},
+            "ratios": self.ratios(),
+            "ratio": self.ratio,
+            "goal": None if self.figure.goal is None else str(self.figure.goal),
+            "limit": self.figure.limit,
+            "reached": self.is_reached,
+        }
+
+    def _peers(self) -> tuple[str, ...]:
+        return tuple(name for name in self.values if name != TUNNEL)
+
+
+def measure(figure: Figure, rounds: int, *, brief: bool = False) -> Result:
+    """Measure a figure.
+
+    Args:
+        figure: What to measure.
+        rounds: How often; each contender is measured once in each.
+        brief: Only see that it works.
+    """
+    result = Result(figure)
+    with figure.contend(brief) as contenders:
+        names = list(contenders)
+        for number in range(rounds):
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                value = contenders[name]()
+                result.values.setdefault(name, []).append(value)
+                print(f"  {figure.name} {name}: {value:,.4g} {figure.unit}", file=sys.stderr)
+    return result
+
+
+def table(results: Sequence[Result]) -> str:
+    """The medians, ratios and goals of several figures, for a terminal."""
+    names = list(dict.fromkeys(name for result in results for name in result.values))
+    rows = [["figure", "unit", *names, "ratio", "spread", "goal", ""]]
+    for result in results:
+        ratios = result.ratios()
+        rows.append(
+            [
+                result.figure.title,
+                result.figure.unit,
+                *(shown(result.median(n)) if n in result.values else "" for n in names),
+                f"{statistics.median(ratios):.2f}" if ratios else "",
+                f"{min(ratios):.2f}-{max(ratios):.2f}" if ratios else "",
+                _aim(result.figure),
+                {True: "reached", False: "MISSED", None: ""}[result.is_reached],
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def shown(value: float) -> str:
+    """A number with as many digits as mean something."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _aim(figure: Figure) -> str:
+    aims = [] if figure.goal is None else [str(figure.goal)]
+    if figure.limit is not None:
+        sign = ">=" if figure.more_is_better else "<="
+        aims.append(f"{sign} {shown(figure.limit)} {figure.unit}")
+    return ", ".join(aims)

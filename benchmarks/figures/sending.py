@@ -1,0 +1,166 @@
+"""Sending: how many messages a second reach a peer that does nothing but count.
+
+The clock runs from the first call to the peer's answer that it has all, so what is still in a
+buffer somewhere does not count as sent. The bare clients have no way to send many at once; there
+they send one by one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from itertools import repeat
+
+from benchmarks.figures.clients import BARE, LIMIT, bare, tunnel
+from benchmarks.figures.measure import Contenders, Figure, Goal
+from benchmarks.figures.servers import Counter, GatewayServer, SessionServer
+from tunnel import TunnelService
+
+_BRIEF = 400
+_THREADS = 8
+_CLIENT = ("websocket-client", "wsaccel")
+
+
+def by_tunnel(
+    url: str, count: int, size: int, send: Callable[[TunnelService, bytes, int], None]
+) -> float:
+    """Messages a second from a tunnel.
+
+    Args:
+        url: Of a peer that answers when it has all.
+        count: How many messages.
+        size: Bytes in each.
+        send: Called with the tunnel, a message, and how often to send it.
+    """
+    with tunnel(url) as service:
+        answers, message = service.messages(), b"x" * size
+        start = time.perf_counter()
+        send(service, message, count)
+        if next(answers, None) is None:
+            raise ConnectionError("the peer has not got everything")
+        return count / (time.perf_counter() - start)
+
+
+def in_session(url: str, count: int, size: int) -> float:
+    """Messages a second that go out in a session by `send_many` and are acknowledged."""
+    with tunnel(url) as service:
+        start = time.perf_counter()
+        service.send_many(repeat(b"x" * size, count))
+        if not service.flush(LIMIT) or service.position is None:
+            raise ConnectionError("the peer has not acknowledged everything, or has no session")
+        return count / (time.perf_counter() - start)
+
+
+def by_bare(name: str, url: str, count: int, size: int, threads: int = 1) -> float:
+    """Messages a second from a bare client, sent by some threads one by one."""
+    with bare(name, url) as client:
+        send, message = client.send_bytes, b"x" * size
+        start = time.perf_counter()
+        if threads == 1:
+            _repeat(send, message, count)
+        else:
+            _in_threads(partial(_repeat, send, message, count // threads), threads)
+        client.receive()
+        return count / (time.perf_counter() - start)
+
+
+def _one_by_one(service: TunnelService, message: bytes, count: int) -> None:
+    _repeat(service.send, message, count)
+
+
+def _from_threads(service: TunnelService, message: bytes, count: int) -> None:
+    _in_threads(partial(_repeat, service.send, message, count // _THREADS), _THREADS)
+
+
+def _many(service: TunnelService, message: bytes, count: int) -> None:
+    service.send_many(repeat(message, count))
+
+
+def _repeat(send: Callable[[bytes], object], message: bytes, count: int) -> None:
+    for _ in range(count):
+        send(message)
+
+
+def _in_threads(work: Callable[[], None], number: int) -> None:
+    """Do it in so many threads, which begin together."""
+    barrier = threading.Barrier(number)
+
+    def run() -> None:
+        barrier.wait(LIMIT)
+        work()
+
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+
+
+@contextmanager
+def _plain(
+    send: Callable[[TunnelService, bytes, int], None],
+    size: int,
+    counts: tuple[int, int],
+    threads: int,
+    brief: bool,
+) -> Iterator[Contenders]:
+    """The tunnel sends the first of the counts, the others the second: they take longer."""
+    many, few = (_BRIEF, _BRIEF) if brief else counts
+    with Counter() as server:
+        url = server.url_of(few, size)
+        yield {
+            "tunnel": partial(by_tunnel, server.url_of(many, size), many, size, send),
+            **{name: partial(by_bare, name, url, few, size, threads) for name in BARE},
+        }
+
+
+@contextmanager
+def _resuming(brief: bool) -> Iterator[Contenders]:
+    many, few = (_BRIEF, _BRIEF) if brief else (100_000, 15_000)
+    with SessionServer(64, 0) as server, Counter() as counter:
+        url = counter.url_of(few, 64)
+        yield {
+            "tunnel": partial(in_session, server.url, many, 64),
+            **{name: partial(by_bare, name, url, few, 64) for name in BARE},
+        }
+
+
+@contextmanager
+def _to_gateway(brief: bool) -> Iterator[Contenders]:
+    with GatewayServer("sink") as gateway:
+        yield {"tunnel": partial(in_session, gateway.url, _BRIEF if brief else 20_000, 64)}
+
+
+def _figure(
+    name: str,
+    title: str,
+    contend: Callable[[bool], AbstractContextManager[Contenders]],
+    goal: float | None,
+    *peers: str,
+) -> Figure:
+    return Figure(
+        f"send-{name}",
+        title,
+        "messages/s",
+        contend,
+        goal=None if goal is None else Goal(goal, peers=peers),
+    )
+
+
+_single = partial(_plain, _one_by_one, 64, (20_000, 10_000), 1)
+_eight = partial(_plain, _from_threads, 64, (80_000, 16_000), _THREADS)
+_many_small = partial(_plain, _many, 64, (150_000, 15_000), 1)
+_many_larger = partial(_plain, _many, 1024, (50_000, 10_000), 1)
+
+FIGURES: tuple[Figure, ...] = (
+    _figure("one-64", "send one by one, 64 B", _single, 1.5),
+    _figure("threads-64", "send one by one from 8 threads, 64 B", _eight, 6),
+    _figure("many-64", "send_many, 64 B", _many_small, 6),
+    _figure("many-1k", "send_many, 1 KiB", _many_larger, 3),
+    _figure("resuming-64", "send_many in a session, 64 B", _resuming, 4, *_CLIENT),
+    _figure("gateway-64", "send_many to a gateway, 64 B", _to_gateway, None),
+)
+"""Sending, plain and in sessions."""

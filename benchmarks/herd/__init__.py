@@ -1,0 +1,1 @@
+"""A fleet that loses its server: how the clients of various policies come back, simulated."""
