@@ -191,8 +191,9 @@ class Worker:
 
     def _look(self) -> None:
         """Supersede a thread that is in the same call as at the last look. A timer's callback."""
-        self._timer = None  # first: who begins a call after this sees to a timer itself
-        in_call, calls, seen = self._in_call, self._calls, self._seen
+        seen = self._seen
+        self._timer = None  # who begins a call after this sees to a timer, and notes what is seen
+        in_call, calls = self._in_call, self._calls
         if calls == seen:
             if not in_call:
                 return

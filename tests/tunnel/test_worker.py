@@ -490,6 +490,33 @@ def test_a_call_between_two_steps_of_a_look_is_watched() -> None:
     assert watched == [1]
 
 
+def test_a_call_that_begins_during_a_look_is_not_superseded() -> None:
+    """It has only just begun, though it is the one that was seen last."""
+    work = Recorder(FakeClock())
+    superseded: list[int] = []
+
+    class Interrupted(Worker):
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            if name == "_timer" and value is None and self.is_looking:
+                self.is_looking = False
+                self._in_call.append(None)
+                self._calls += 1
+                self._watch()
+
+        is_looking = False
+
+    worker = Interrupted(work, FakeClock(), work.waker)
+    worker._supersede = lambda in_call: superseded.append(1)  # type: ignore[method-assign]
+    worker._calls = worker._seen = 2
+    worker.is_looking = True
+    worker._look()
+    assert not worker.is_looking
+    assert superseded == []
+    worker._look()
+    assert superseded == [1]
+
+
 def test_a_call_that_ends_just_in_time_is_not_superseded() -> None:
     """The thread that was to take over finds the call over, and ends."""
     work = Recorder(SYSTEM_CLOCK)
