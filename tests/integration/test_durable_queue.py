@@ -122,6 +122,7 @@ class TestKilled:
             waiting = [int(item.partition(":")[0]) for item in queue.snapshot()]
         assert saved is not None
         assert saved.acknowledged >= max(acknowledged, default=0)
+        assert numbered or lines < 1000  # within few lines the numbering may not have begun
         assert saved.last_number >= max(numbered, default=0)
         kept = {n: int(str(item).partition(":")[0]) for n, item in saved.messages.items()}
         assert list(kept) == list(range(saved.acknowledged + 1, saved.last_number + 1))

@@ -98,7 +98,7 @@ def echo_through_cuts(
         assert service.flush(30)
         statistics = service.statistics()
         print(f"{proxy.cuts} cuts,", statistics)
-        assert proxy.cuts > 0
+        assert proxy.cuts > 2
         assert statistics["unacknowledged"] == 0
         assert received.count == count
 
@@ -108,7 +108,7 @@ def test_every_message_arrives_once_and_in_order_through_cuts(
     make_service: MakeService, rng: random.Random
 ) -> None:
     """Both ways at once, text and binary, empty and large: what was sent is what comes back."""
-    echo_through_cuts(make_service, rng, 4_000, 2**18, 0.15)
+    echo_through_cuts(make_service, rng, 4_000, 2**18, 0.06)
 
 
 @pytest.mark.slow
@@ -153,7 +153,7 @@ def ask_through_cuts(
         print(f"{proxy.cuts} cuts, {len(timeouts)} time-outs")
         assert not any(worker.is_alive() for worker in workers)
         assert not wrong, wrong[:3]
-        assert proxy.cuts > 0
+        assert proxy.cuts > 2
         assert not timeouts, "20 s are plenty here"
         assert service.statistics()["outstanding_requests"] == 0
 
