@@ -75,7 +75,12 @@ class Sender:
     ) -> None:
         """See `TunnelService.send`."""
         message = self._checked(data)
-        _check_terms(priority, expires_in, timeout)
+        if (
+            expires_in is not None
+            or timeout is not WHILE_CONNECTED
+            or type(priority) is not RequestPriority
+        ):
+            _check_terms(priority, expires_in, timeout)
         self._send(message, priority, expires_in, timeout)
 
     def send_parcel(self, parcel: Parcel, priority: RequestPriority, timeout: float | None) -> None:
@@ -102,23 +107,21 @@ class Sender:
     ) -> None:
         owner = self._owner
         link = owner.link
-        is_own = owner.worker.is_own_thread
-        may_wait = not is_own and timeout != 0
-        if is_own and (greeting := owner.greeting) is not None:
-            greeting.send_first(message)
-            return
-        if link is not None and link.writer.write_directly(
-            message,
-            priority,
-            expires_in,
-            may_wait=may_wait,
-            timeout=timeout if isinstance(timeout, (int, float)) else None,
-        ):
-            return
-        if is_own:
-            self._queue_in_callback(message, priority, expires_in)
-        else:
-            self._queue_all([message], priority, expires_in, timeout)
+        try:
+            # Before the greeting has ended the writer refuses: it is not open.
+            if link is not None and link.writer.write_directly(message, priority, expires_in):
+                if link.writer.is_stalled:
+                    may_wait = timeout != 0 and not owner.worker.is_own_thread
+                    self._write(may_wait=may_wait, deadline=self._deadline(timeout))
+            elif not owner.worker.is_own_thread:
+                self._queue_all([message], priority, expires_in, timeout)
+            elif (greeting := owner.greeting) is not None:
+                greeting.send_first(message)
+            else:
+                self._queue_in_callback(message, priority, expires_in)
+        except BaseException:  # Ctrl-C, perhaps, when others have relied on this thread to write
+            self._write(may_wait=False)
+            raise
 
     def send_many(
         self,
@@ -136,21 +139,27 @@ class Sender:
         while chunk := [self._checked(data) for data in islice(iterator, _CHUNK)]:
             if self._owner.worker.is_own_thread:
                 accepted = self._send_in_callback(chunk, priority, expires_in, accepted)
-            else:
+                continue
+            try:
                 accepted = self._queue_all(chunk, priority, expires_in, timeout, accepted)
+            except BaseException:  # Ctrl-C, perhaps: what is queued by now has to be written
+                self._write(may_wait=False)
+                raise
         return accepted
 
     def _checked(self, data: object) -> Message:
         """The message to send, unchangeable, if it may be sent."""
         message: Message
-        if isinstance(data, str):
+        if type(data) is bytes or isinstance(data, str):
             message = data
         elif isinstance(data, (bytes, bytearray, memoryview)):
             message = bytes(data)
         else:
             raise PayloadTypeError(f"a message is str or bytes-like, not {_kind(data)}")
-        self._check_size(_size(message))
         owner = self._owner
+        size = len(message) if type(message) is bytes else _size(message)
+        if size > owner.max_message_size:
+            self._check_size(size)
         if owner.is_closing and not (owner.worker.is_own_thread and owner.greeting):
             raise InvalidStateError("the tunnel is closing and takes no more messages")
         return message
@@ -183,18 +192,12 @@ class Sender:
         accepted: int = 0,
     ) -> int:
         """Queue the messages as room permits, and see to it that somebody writes them."""
-        deadline = None
-        if isinstance(timeout, (int, float)):
-            deadline = self._clock.monotonic() + timeout
+        deadline = self._deadline(timeout)
         while True:
-            try:
-                number = self._queue.enqueue_many(messages, priority, expires_in, is_checked=True)
-                accepted += number
-                messages = messages[number:]
-                self._write(may_wait=timeout != 0, deadline=deadline)
-            except BaseException:  # Ctrl-C, perhaps: what is queued by now has to be written
-                self._write(may_wait=False)
-                raise
+            number = self._queue.enqueue_many(messages, priority, expires_in, is_checked=True)
+            accepted += number
+            messages = messages[number:]
+            self._write(may_wait=timeout != 0, deadline=deadline)
             if not messages:
                 return accepted
             if not number and not self._wait_for_room(timeout, deadline):
@@ -223,6 +226,11 @@ class Sender:
             remaining = None if deadline is None else deadline - self._clock.monotonic()
             may_wait = may_wait and (remaining is None or remaining > 0)
             link.writer.flush(may_wait=may_wait, timeout=remaining)
+
+    def _deadline(self, timeout: SendTimeout) -> float | None:
+        if isinstance(timeout, (int, float)):
+            return self._clock.monotonic() + timeout
+        return None
 
     def _wait_for_room(self, timeout: SendTimeout, deadline: float | None) -> bool:
         """Wait for room as long as the terms allow; True: try again."""

@@ -182,7 +182,8 @@ class WebSocketTransport(websocket.WebSocket):
 
     def send(self, data: memoryview | bytes) -> int:  # type: ignore[override]
         """See `Transport.send`."""
-        return self._live.send(data)
+        stream = self._stream
+        return (self._live if stream is None else stream).send(data)
 
     def wait(self, *, read: bool, write: bool, timeout: float | None) -> Readiness:
         """See `Transport.wait`."""

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from threading import get_ident
 
 from tunnel.clock import SYSTEM_CLOCK, Clock
 from tunnel.frames import FrameEncoder
@@ -83,6 +84,7 @@ class Writer:
         "_over_budget",
         "_owner",
         "_relievers",
+        "_send",
         "_transport",
         "on_drained",
     )
@@ -101,6 +103,7 @@ class Writer:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._transport = transport
+        self._send = transport.send
         self._outbox = outbox
         self._encoder = encoder
         self._on_stalled = on_stalled
@@ -133,20 +136,18 @@ class Writer:
     def open(self) -> None:
         """Let messages out; until now only control frames and the greeting could go."""
         with self._lock:
-            self._outbox.is_open = True
+            self._outbox.open()
 
     def write_directly(
         self,
         message: Message,
         priority: RequestPriority,
         expires_in: float | None,
-        *,
-        may_wait: bool,
-        timeout: float | None = None,
     ) -> bool:
-        """Write one message past the queue, if nothing is before it: the common case.
+        """Write one message past the queue, if nothing is before it: the common case. Never waits.
 
-        `may_wait` and `timeout` are those of `flush`.
+        Either way the caller has to look at `is_stalled`, and to `flush` if it is: the kernel may
+        have taken a part, and others may have relied on us.
 
         Returns:
             Whether the message was taken; if not, it belongs into the queue.
@@ -154,55 +155,50 @@ class Writer:
         Raises:
             ValueError: It cannot be encoded (a lone surrogate).
         """
-        if (
-            self._owner is not None
-            or len(message) > FRAGMENT_SIZE
-            or not (self._is_direct and self._outbox.is_idle)
-            or (self._number is None and type(message) is Parcel)  # see `Outbox`
-        ):
+        if self._owner is not None or len(message) > FRAGMENT_SIZE or not self._is_direct:
             return False
-        frame = self._encoder.message(message) if self._number is None else b""
+        number, outbox = self._number, self._outbox
+        if number is None:
+            if type(message) is Parcel:  # see `Outbox`
+                return False
+            frame = self._encoder.message(message)
         try:
-            if not self._claim():
+            with self._lock:
+                if self._owner is not None or self._dead:
+                    return False
+                self._owner = get_ident()
+            if not outbox.is_idle:
+                self._let_go()
                 return False
-            deadline = self._deadline(timeout)
-            prepared = self._prepared(message, frame)
-            if prepared is None:
-                self._drain(may_wait=may_wait, deadline=deadline)
-                return False
-            message, frame = prepared
+            if number is not None:
+                numbered = number(message)
+                if numbered is None:
+                    self._let_go()
+                    return False
+                message, frame = numbered, self._encoder.message(numbered)
             self._is_sending_directly = True
             try:
-                taken = self._transport.send(frame)
+                taken = self._send(frame)
             except OSError as error:
                 self._is_sending_directly = False
-                self._outbox.adopt(message, priority, expires_in, frame, 0)
+                outbox.adopt(message, priority, expires_in, frame, 0)
                 self._fail(error)
                 return True
             if taken == len(frame):
                 self._on_sent(1)
-                self._is_sending_directly = False
             else:
-                self._outbox.adopt(message, priority, expires_in, frame, taken)
-                self._is_sending_directly = False
-            if taken < len(frame) or not self._let_go_if_idle():
-                self._drain(may_wait=may_wait, deadline=deadline)
+                outbox.adopt(message, priority, expires_in, frame, taken)
+            self._is_sending_directly = False
+            with self._lock:  # as `_let_go`, whose call would show in each message's cost
+                self._owner = None
+                if self._relievers or self._dead:
+                    self._free.notify_all()
+            if self.on_drained is not None and not outbox.has_work:
+                self.on_drained()
         except BaseException:
             self._leave()
             raise
         return True
-
-    def _prepared(self, message: Message, frame: bytes) -> tuple[Message, bytes] | None:
-        """What goes onto the wire, and its frame; None: there is something before it.
-
-        A moment ago there was not; or whoever had the role has left bytes. Needs the role.
-        """
-        if self._number is None:
-            return (message, frame) if self._outbox.is_idle else None
-        if not self._outbox.is_empty:  # what waits at the source, that sees itself
-            return None
-        numbered = self._number(message)
-        return None if numbered is None else (numbered, self._encoder.message(numbered))
 
     def write_control(self, frame: bytes) -> None:
         """Write a control frame before all messages that are not begun. Never waits."""
@@ -247,6 +243,8 @@ class Writer:
             may_wait: Whether this thread may wait for the kernel.
             timeout: Seconds that all its waits may take; then the reading thread takes over.
         """
+        if self._owner is not None and not self._over_budget:
+            return  # whoever has the role looks again when it has given it up
         deadline = self._deadline(timeout)
         try:
             if self._over_budget and may_wait:
@@ -274,13 +272,13 @@ class Writer:
         with self._lock:
             if self._owner is not None or self._dead:
                 return False
-            self._owner = threading.get_ident()
+            self._owner = get_ident()
             return True
 
     def _relieve(self, timeout: float | None) -> None:
         """Wait until the role is given up, by a thread that has had it for long."""
         with self._lock:
-            if self._owner == threading.get_ident():  # called back by the queue in the midst of it
+            if self._owner == get_ident():  # called back by the queue in the midst of it
                 return
             self._relievers += 1
             try:
@@ -311,7 +309,7 @@ class Writer:
                 continue
             self._is_sending_piece = True
             try:
-                taken = self._transport.send(piece)
+                taken = self._send(piece)
                 self._outbox.advance(taken)
                 self._is_sending_piece = False
                 is_stalled = not taken and not (may_wait and self._wait_writable(deadline))
@@ -371,7 +369,7 @@ class Writer:
 
     def _leave(self) -> None:
         """Whatever this thread was about to do, an exception keeps it from it."""
-        if self._owner == threading.get_ident():  # nobody knows how much of the frame went out
+        if self._owner == get_ident():  # nobody knows how much of the frame went out
             if self._number is not None:
                 self._doubt()
             self._fail(ConnectionAbortedError("a write was interrupted"))

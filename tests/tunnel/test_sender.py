@@ -311,6 +311,7 @@ def test_a_closing_tunnel_takes_nothing(bench: Bench) -> None:
 def test_a_greeting_is_finished(bench: Bench) -> None:
     """Closed during the greeting, that still goes out; what other threads send is refused."""
     link = bench.connect()
+    link.writer._outbox.is_open = False
     bench.owner.is_closing = True
     bench.owner.greeting = bench.owner.link
     with pytest.raises(InvalidStateError, match="closing"):

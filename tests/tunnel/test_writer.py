@@ -117,12 +117,16 @@ class Desk:
         self.drains += 1
 
     def direct(self, message: Message, **options: Any) -> bool:
+        """As the sender does it."""
         options.setdefault("may_wait", True)
-        return self.writer.write_directly(message, NORMAL, None, **options)
+        is_taken = self.writer.write_directly(message, NORMAL, None)
+        if is_taken and self.writer.is_stalled:
+            self.writer.flush(**options)
+        return is_taken
 
     def send(self, message: Message, *, may_wait: bool = True) -> None:
         """As `tunnel.sender.Sender` does it."""
-        if not self.writer.write_directly(message, NORMAL, None, may_wait=may_wait):
+        if not self.direct(message, may_wait=may_wait):
             self.queue.enqueue(message)
             self.writer.flush(may_wait=may_wait)
 
@@ -271,16 +275,21 @@ def test_a_text_that_cannot_be_encoded_harms_nothing(desk: Desk, transport: Fake
 def test_what_is_queued_between_the_look_and_the_role_is_written(
     desk: Desk, transport: FakeTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sender that finds the role taken relies on its owner, who so drains before it leaves."""
-    looks = iter([True])  # the first look, before the role is taken, is out of date
+    """A sender that finds the role taken relies on its owner, also if that cannot use it."""
     is_idle = Outbox.is_idle.fget
     assert is_idle is not None
-    monkeypatch.setattr(
-        Outbox, "is_idle", property(lambda outbox: next(looks, False) or is_idle(outbox))
-    )
-    desk.queue.enqueue("quicker")
-    assert not desk.direct("direct")
-    assert transport.received == ["quicker"]
+    quicker = iter(["quicker"])
+
+    def be_overtaken(outbox: Outbox) -> bool:
+        for message in quicker:
+            desk.queue.enqueue(message)
+            in_thread(lambda: desk.writer.flush(may_wait=True)).join(LONG)
+            assert transport.received == []
+        return is_idle(outbox)
+
+    monkeypatch.setattr(Outbox, "is_idle", property(be_overtaken))
+    desk.send("direct")
+    assert transport.received == ["quicker", "direct"]
     assert not desk.writer.is_stalled
 
 
@@ -606,7 +615,8 @@ def test_work_that_another_thread_took_up_is_left_to_it(
     threads: list[threading.Thread] = []
     takeover, finish = threading.Event(), threading.Event()
     monkeypatch.setattr(Writer, "_let_go", let_go_and_be_overtaken)
-    assert desk.direct("first")
+    desk.queue.enqueue("first")
+    desk.writer.flush(may_wait=True)
     assert transport.received == ["first"]
     finish.set()
     threads[0].join(LONG)
@@ -1109,7 +1119,7 @@ def test_ctrl_c_at_any_line_of_a_session_sends_nothing_twice(way: str) -> None:
         accepted = False
         with contextlib.suppress(KeyboardInterrupt), interrupted_at(number) as lines:
             if way == "direct":
-                accepted = writer.write_directly("one", NORMAL, None, may_wait=True)
+                accepted = writer.write_directly("one", NORMAL, None)
             else:
                 writer.flush(may_wait=True)
         finished = lines[0] < number

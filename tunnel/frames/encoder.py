@@ -95,7 +95,16 @@ class FrameEncoder:
             TypeError: `data` is neither text nor bytes.
             ValueError: The text has a lone surrogate.
         """
-        opcode, payload = _payload(data)
+        if type(data) is bytes:
+            opcode, payload = BINARY, data
+        elif type(data) is str:
+            opcode, payload = TEXT, _encode(data)
+        else:
+            opcode, payload = _payload(data)
+        size = len(payload)
+        if size < 126 and self._mask:  # small ones are many
+            key = self._next_key()
+            return _SHORT_HEADERS[opcode][size] + key + apply_mask(payload, key)
         return self._frame(FINAL | opcode, payload)
 
     def messages(self, batch: Sequence[str | bytes]) -> bytes:
