@@ -132,7 +132,10 @@ class QueueCore:
     def wait_for_room(
         self, timeout: float | None = None, *, unless: Callable[[], bool] | None = None
     ) -> bool:
-        """Wait until an item would be accepted. All who wait are woken; the quickest gets the room.
+        """Wait until an item would be accepted. Those who wait are woken one after the other.
+
+        First who has waited longest; and the next as soon as that one does not wait any more and
+        there still is room. Somebody who did not wait may take it before them.
 
         Args:
             timeout: How many seconds to wait at most; None: for ever, 0: not at all.
@@ -187,6 +190,7 @@ class QueueCore:
         finally:
             with self._lock:
                 self._waiters.remove(waiter)
+                self._wake_ready()  # it may have been woken, and leave room for others
 
     def _look(self, waiter: _Waiter) -> bool:
         # Cleared under the lock that guards what is looked at: a later wake-up is not lost.
@@ -200,6 +204,18 @@ class QueueCore:
             for waiter in self._waiters:
                 waiter.interrupted = waiter.is_for_room
             self._wake()
+
+    def _wake_ready(self) -> None:
+        """Wake who has waited longest for room, if there is some, and all who wait for the end.
+
+        One for room is enough: woken all at once, they would find the queue full again but for the
+        quickest. Needs the lock.
+        """
+        is_room_given = False
+        for waiter in self._waiters:
+            if not (is_room_given and waiter.is_for_room) and waiter.condition():
+                waiter.event.set()
+                is_room_given = is_room_given or waiter.is_for_room
 
     def _wake(self) -> None:
         for waiter in self._waiters:
@@ -257,9 +273,8 @@ class QueueCore:
             held = entries.waiting + len(entries.taken)
             if (held >= backpressure.threshold) is not backpressure.is_on:
                 backpressure.turn(held)
-            for waiter in self._waiters:
-                if waiter.condition():
-                    waiter.event.set()
+            if self._waiters:
+                self._wake_ready()
         if backpressure.pending:
             self._signal()
         return result

@@ -87,6 +87,15 @@ class QueueEntries:
         if deadline < self.next_expiry:
             self.next_expiry = deadline
 
+    def append(self, item: Any, rank: int) -> None:
+        """The same for one item that never expires and is not on file."""
+        line = self.lines.get(rank)
+        if line is None:
+            line = self.line(rank)
+        line.append((item, NEVER, NO_ROW))
+        self.waiting += 1
+        self.waiting_bytes += len(item) if type(item) is bytes else _length(item)
+
     def reserve(self, count: int) -> None:
         """Keep room for what is on its way to the file, and then to its line."""
         self.reserved += count
@@ -227,7 +236,7 @@ class ClosedEntries(QueueEntries):
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise InvalidStateError("the queue is closed")
 
-    add = reserve = pop = take = adopt = confirm = put_in_front = clear = discard = _refuse
+    add = append = reserve = pop = take = adopt = confirm = put_in_front = clear = discard = _refuse
 
     def untake(self, count: int | None = None) -> list[Entry]:
         """Nothing: what was taken is still here to be looked at, and goes nowhere."""

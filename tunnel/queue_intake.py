@@ -88,6 +88,27 @@ class QueueIntake(QueueCore):
         self.deliver_signals()
         return accepted
 
+    def put(self, item: Any, priority: RequestPriority, expires_in: float | None) -> bool:
+        """Put in one item that the service knows it can send, if there is room: the quick way.
+
+        Args:
+            item: As for `enqueue`.
+            priority: As for `enqueue`.
+            expires_in: As for `enqueue`.
+
+        Returns:
+            Whether it was accepted.
+
+        Raises:
+            QueueStorageError: as for `enqueue`.
+        """
+        if self._journal is not None or expires_in is not None:
+            return bool(self.enqueue_many((item,), priority, expires_in, is_checked=True))
+        is_accepted = self._locked(self._add_one, item, _RANKS[priority])
+        if self._is_signal_due:
+            self.deliver_signals()
+        return is_accepted
+
     def enqueue_beyond(
         self,
         item: Any,
@@ -190,6 +211,13 @@ class QueueIntake(QueueCore):
             items = items[: max(0, room)]
         self._entries.add(items, rank, deadline)
         return len(items)
+
+    def _add_one(self, item: Any, rank: int) -> bool:
+        entries = self._entries
+        if entries.waiting + len(entries.taken) >= self._max_size:
+            return False
+        entries.append(item, rank)
+        return True
 
     def _put_on_file(
         self, items: Sequence[Any], rank: int, deadline: float, *, is_bounded: bool = True

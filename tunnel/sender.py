@@ -114,7 +114,10 @@ class Sender:
                     may_wait = timeout != 0 and not owner.worker.is_own_thread
                     self._write(may_wait=may_wait, deadline=self._deadline(timeout))
             elif not owner.worker.is_own_thread:
-                self._queue_all([message], priority, expires_in, timeout)
+                if self._queue.put(message, priority, expires_in):
+                    self._write(may_wait=timeout != 0, deadline=self._deadline(timeout))
+                else:
+                    self._queue_all([message], priority, expires_in, timeout)
             elif (greeting := owner.greeting) is not None:
                 greeting.send_first(message)
             else:
@@ -222,7 +225,7 @@ class Sender:
 
     def _write(self, *, may_wait: bool, deadline: float | None = None) -> None:
         link = self._owner.link
-        if link is not None:
+        if link is not None and not link.writer.is_helping:
             remaining = None if deadline is None else deadline - self._clock.monotonic()
             may_wait = may_wait and (remaining is None or remaining > 0)
             link.writer.flush(may_wait=may_wait, timeout=remaining)

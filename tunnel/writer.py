@@ -129,6 +129,14 @@ class Writer:
         return self._owner is None and not self._dead and self._outbox.has_work
 
     @property
+    def is_helping(self) -> bool:
+        """Whether a thread has the role, and has not had it for long: `flush` has nothing to do.
+
+        Whoever has it looks again for work when it has given it up.
+        """
+        return self._owner is not None and not self._over_budget
+
+    @property
     def has_work(self) -> bool:
         """Whether there is anything left to write, by whomever."""
         return self._owner is not None or self._outbox.has_work
@@ -243,8 +251,6 @@ class Writer:
             may_wait: Whether this thread may wait for the kernel.
             timeout: Seconds that all its waits may take; then the reading thread takes over.
         """
-        if self._owner is not None and not self._over_budget:
-            return  # whoever has the role looks again when it has given it up
         deadline = self._deadline(timeout)
         try:
             if self._over_budget and may_wait:
