@@ -36,6 +36,8 @@ class QueueCore:
         self._entries = QueueEntries()
         self._backpressure = Backpressure(self._lock, max_size)
         self._waiters: list[_Waiter] = []
+        # One of them, a sender that was woken and has not come back: others may rely on it.
+        self._due: _Waiter | None = None
         # What the queue keeps on file, if it does; it has a lock of its own, taken after this one.
         self._journal: QueueJournal | None = None
         # Of the service that sends what is queued; see `bind`.
@@ -147,9 +149,25 @@ class QueueCore:
             True: there is room now. False: the time was up, the wait was interrupted, or the queue
             is closed.
         """
+        return self._wait_until(_Waiter(self._has_room, is_for_room=True), timeout, unless)
+
+    @property
+    def is_sender_due(self) -> bool:
+        """Whether a sender is about to come back from `wait_to_send`."""
+        return self._due is not None
+
+    def wait_to_send(self, timeout: float | None, unless: Callable[[], bool] | None = None) -> bool:
+        """The same for a sender. It may return without room: then somebody has to write.
+
+        While it is about to return, those who put something in rely on the sender to see that it is
+        written (`put`). So the sender has to do that before it waits again, or goes away.
+        """
         return self._wait_until(
-            lambda: self._entries.used() < self._max_size, timeout, unless, is_for_room=True
+            _Waiter(self._has_room, is_for_room=True, is_sender=True), timeout, unless
         )
+
+    def _has_room(self) -> bool:
+        return self._entries.used() < self._max_size
 
     def wait_until_empty(self, timeout: float | None = None) -> bool:
         """Wait until nothing is held any more: all is confirmed, dropped or expired.
@@ -160,37 +178,52 @@ class QueueCore:
         Returns:
             Whether the queue was empty in time.
         """
-        return self._wait_until(lambda: self._entries.held() == 0, timeout, is_for_room=False)
+        return self._wait_until(_Waiter(lambda: self._entries.held() == 0), timeout)
 
     def _wait_until(
         self,
-        condition: Callable[[], bool],
+        waiter: _Waiter,
         timeout: float | None,
         unless: Callable[[], bool] | None = None,
-        *,
-        is_for_room: bool,
+    ) -> bool:
+        try:
+            return self._stand_in_line(waiter, timeout, unless)
+        finally:
+            try:
+                self._leave(waiter)
+            except BaseException:  # Ctrl-C, perhaps; others rely on who waits
+                self._leave(waiter)
+                raise
+
+    def _stand_in_line(
+        self, waiter: _Waiter, timeout: float | None, unless: Callable[[], bool] | None
     ) -> bool:
         deadline = NEVER if timeout is None else self._clock.monotonic() + timeout
-        waiter = _Waiter(condition, is_for_room)
         with self._lock:
             waiter.interrupted = self._entries.is_closed  # nothing will come to it
             self._waiters.append(waiter)
-        try:
-            while not self._locked(self._look, waiter):
-                if waiter.interrupted or (unless is not None and unless()):
-                    return False
-                now = self._clock.monotonic()
-                if now >= deadline:
-                    return False
-                pause = max(0.0, min(deadline, waiter.next_expiry) - now)
-                self._clock.wait(
-                    waiter.event, None if pause == NEVER else min(pause, threading.TIMEOUT_MAX)
-                )
-            return True
-        finally:
-            with self._lock:
+        while not self._locked(self._look, waiter):
+            if waiter.interrupted or (unless is not None and unless()):
+                return False
+            now = self._clock.monotonic()
+            if now >= deadline:
+                return False
+            pause = max(0.0, min(deadline, waiter.next_expiry) - now)
+            self._clock.wait(
+                waiter.event, None if pause == NEVER else min(pause, threading.TIMEOUT_MAX)
+            )
+            if waiter is self._due:
+                break
+        return True
+
+    def _leave(self, waiter: _Waiter) -> None:
+        """It waits no more; harmless to repeat."""
+        with self._lock:
+            if waiter in self._waiters:
                 self._waiters.remove(waiter)
-                self._wake_ready()  # it may have been woken, and leave room for others
+            if waiter is self._due:
+                self._due = None
+            self._wake_ready()  # it may have been woken, and leave room for others
 
     def _look(self, waiter: _Waiter) -> bool:
         # Cleared under the lock that guards what is looked at: a later wake-up is not lost.
@@ -211,9 +244,11 @@ class QueueCore:
         One for room is enough: woken all at once, they would find the queue full again but for the
         quickest. Needs the lock.
         """
-        is_room_given = False
+        is_room_given = self._due is not None
         for waiter in self._waiters:
             if not (is_room_given and waiter.is_for_room) and waiter.condition():
+                if waiter.is_sender:
+                    self._due = waiter
                 waiter.event.set()
                 is_room_given = is_room_given or waiter.is_for_room
 
@@ -296,11 +331,14 @@ class QueueCore:
 class _Waiter:
     """One thread that waits. Its fields are guarded by the queue's lock."""
 
-    __slots__ = ("condition", "event", "interrupted", "is_for_room", "next_expiry")
+    __slots__ = ("condition", "event", "interrupted", "is_for_room", "is_sender", "next_expiry")
 
-    def __init__(self, condition: Callable[[], bool], is_for_room: bool) -> None:
+    def __init__(
+        self, condition: Callable[[], bool], *, is_for_room: bool = False, is_sender: bool = False
+    ) -> None:
         self.condition = condition  # needs the lock
         self.is_for_room = is_for_room
+        self.is_sender = is_sender
         self.event = Event()
         self.interrupted = False
         self.next_expiry = NEVER

@@ -88,7 +88,9 @@ class QueueIntake(QueueCore):
         self.deliver_signals()
         return accepted
 
-    def put(self, item: Any, priority: RequestPriority, expires_in: float | None) -> bool:
+    def put(
+        self, item: Any, priority: RequestPriority, expires_in: float | None
+    ) -> tuple[bool, bool]:
         """Put in one item that the service knows it can send, if there is room: the quick way.
 
         Args:
@@ -97,17 +99,18 @@ class QueueIntake(QueueCore):
             expires_in: As for `enqueue`.
 
         Returns:
-            Whether it was accepted.
+            Whether it was accepted, and whether the caller has to see that it is written; else
+            another sender is about to (`wait_to_send`).
 
         Raises:
             QueueStorageError: as for `enqueue`.
         """
         if self._journal is not None or expires_in is not None:
-            return bool(self.enqueue_many((item,), priority, expires_in, is_checked=True))
-        is_accepted = self._locked(self._add_one, item, _RANKS[priority])
+            return bool(self.enqueue_many((item,), priority, expires_in, is_checked=True)), True
+        answer = self._locked(self._add_one, item, _RANKS[priority])
         if self._is_signal_due:
             self.deliver_signals()
-        return is_accepted
+        return answer
 
     def enqueue_beyond(
         self,
@@ -212,12 +215,12 @@ class QueueIntake(QueueCore):
         self._entries.add(items, rank, deadline)
         return len(items)
 
-    def _add_one(self, item: Any, rank: int) -> bool:
+    def _add_one(self, item: Any, rank: int) -> tuple[bool, bool]:
         entries = self._entries
         if entries.waiting + len(entries.taken) >= self._max_size:
-            return False
+            return False, True
         entries.append(item, rank)
-        return True
+        return True, self._due is None
 
     def _put_on_file(
         self, items: Sequence[Any], rank: int, deadline: float, *, is_bounded: bool = True

@@ -109,15 +109,20 @@ class Sender:
         link = owner.link
         try:
             # Before the greeting has ended the writer refuses: it is not open.
-            if link is not None and link.writer.write_directly(message, priority, expires_in):
+            if (
+                link is not None
+                and not self._queue.is_sender_due
+                and link.writer.write_directly(message, priority, expires_in)
+            ):
                 if link.writer.is_stalled:
                     may_wait = timeout != 0 and not owner.worker.is_own_thread
                     self._write(may_wait=may_wait, deadline=self._deadline(timeout))
             elif not owner.worker.is_own_thread:
-                if self._queue.put(message, priority, expires_in):
-                    self._write(may_wait=timeout != 0, deadline=self._deadline(timeout))
-                else:
+                is_accepted, is_ours_to_write = self._queue.put(message, priority, expires_in)
+                if not is_accepted:
                     self._queue_all([message], priority, expires_in, timeout)
+                elif is_ours_to_write:
+                    self._write(may_wait=timeout != 0, deadline=self._deadline(timeout))
             elif (greeting := owner.greeting) is not None:
                 greeting.send_first(message)
             else:
@@ -240,13 +245,16 @@ class Sender:
         if self._owner.is_closing:
             raise InvalidStateError("the tunnel is closing and takes no more messages")
         if timeout is WHILE_CONNECTED:
-            return self._queue.wait_for_room(unless=lambda: self._owner.link is None)
+            return self._queue.wait_to_send(None, unless=self._is_without_link)
         remaining = None if deadline is None else deadline - self._clock.monotonic()
         if remaining is not None and remaining <= 0:
             return False
         # Interrupted when the link is lost, the wait begins anew: a timeout counts across losses.
-        self._queue.wait_for_room(remaining)
+        self._queue.wait_to_send(remaining)
         return True
+
+    def _is_without_link(self) -> bool:
+        return self._owner.link is None
 
     def _queue_in_callback(
         self, message: Message, priority: RequestPriority, expires_in: float | None

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import linecache
 import math
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from tunnel.errors import PayloadTypeError, QueueFullError
+from tunnel.queue_core import QueueCore
 from tunnel.request_queue import RequestPriority, RequestQueue
 from tunnel.testing import FakeClock
 
@@ -535,6 +539,111 @@ class TestWaitingForRoom:
             wake()
             thread.join(30)
         assert answers == [False, True]
+
+    def test_who_has_waited_longest_is_woken_first(self) -> None:
+        """Room for several wakes one waiter, which wakes the next when it goes."""
+        woken: list[list[bool]] = []
+
+        class Nested(FakeClock):
+            events: list[threading.Event] = []  # noqa: RUF012 - the test has one instance
+
+            def wait(self, event: threading.Event, timeout: float | None) -> bool:
+                self.events.append(event)
+                if len(self.events) < 3:
+                    assert queue.wait_for_room()
+                else:
+                    queue.clear()
+                woken.append([event.is_set() for event in self.events])
+                return True
+
+        queue = RequestQueue(4, clock=Nested())
+        queue.enqueue_many(range(4))
+        assert queue.wait_for_room()
+        # The third goes first, because it finds room without having been woken.
+        assert woken[0] == [True, False, False]
+        assert [waiters[0] for waiters in woken] == [True] * 3
+
+    def test_a_sender_on_its_way_writes_for_others(
+        self, queue: RequestQueue, clock: FakeClock
+    ) -> None:
+        """Who puts something in learns whether to see to its writing, or a woken sender will."""
+        queue.enqueue_many(range(5))
+        told: list[object] = []
+
+        def overtake() -> None:
+            told.append(queue.put("x", NORMAL, None))
+            queue.clear()
+            told.append(queue.is_sender_due)
+            told.extend(queue.put(number, NORMAL, None) for number in range(6))
+
+        clock.call_at(1.0, overtake)
+        assert queue.wait_to_send(None)  # though there is no room: it has to write
+        assert queue.is_full
+        assert not queue.is_sender_due
+        assert told == [(False, True), True, *[(True, False)] * 5, (False, True)]
+        queue.clear()
+        assert queue.put("x", NORMAL, None) == (True, True)
+
+    def test_only_senders_are_relied_on(self, queue: RequestQueue, clock: FakeClock) -> None:
+        """A thread of the application's that waits for room writes nothing."""
+        queue.enqueue_many(range(5))
+        told: list[object] = []
+
+        def overtake() -> None:
+            queue.clear()
+            told.append(queue.put("x", NORMAL, None))
+
+        clock.call_at(1.0, overtake)
+        assert queue.wait_for_room()
+        assert told == [(True, True)]
+
+    def test_ctrl_c_at_any_line_leaves_nobody_in_the_line(self) -> None:
+        """A sender that was interrupted is neither woken in place of others nor relied on."""
+        number = 0
+        finished = False
+        while not finished:
+            number += 1
+            clock = FakeClock()
+            queue = RequestQueue(5, clock=clock)
+            queue.enqueue_many(range(5))
+            clock.call_at(1.0, queue.clear)
+            waiting = (QueueCore._stand_in_line, QueueCore._leave, QueueCore._look)
+            finished = not interrupted_at_line(number, waiting, lambda: queue.wait_to_send(None))
+            assert queue._waiters == [], number
+            assert not queue.is_sender_due, number
+        assert number > 20
+
+
+def interrupted_at_line(
+    number: int, functions: Sequence[Callable[..., Any]], call: Callable[[], object]
+) -> bool:
+    """Call, with Ctrl-C before the so-many-th line of the functions. Returns whether it was.
+
+    Not at a `with` or `try` itself, where the interpreter does not look for signals either.
+    """
+    codes = [function.__code__ for function in functions]
+    lines = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal lines
+        if frame.f_code not in codes:
+            return None
+        source = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        if event == "line" and not source.lstrip().startswith(("with ", "try:")):
+            lines += 1
+            if lines == number:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
 
 
 class TestWaitingUntilEmpty:

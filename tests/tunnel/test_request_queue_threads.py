@@ -136,3 +136,29 @@ def test_an_interruption_reaches_every_waiter() -> None:
         lost.set()
         queue.interrupt()
     assert answers == [False] * PRODUCERS
+
+
+def test_room_for_all_reaches_every_waiter() -> None:
+    """Threads that are woken one after the other all go on, though nothing else happens."""
+    queue = RequestQueue(PRODUCERS)
+    queue.enqueue_many(range(PRODUCERS))
+    waiting = threading.Barrier(PRODUCERS + 1)
+    met = threading.local()
+
+    def unless() -> bool:
+        if not getattr(met, "others", False):
+            met.others = True
+            waiting.wait(LONG)
+        return False
+
+    answers: list[bool] = []
+    waits = (queue.wait_for_room, queue.wait_to_send)
+    tasks = [
+        lambda wait=wait: answers.append(wait(None, unless=unless))  # type: ignore[misc]
+        for wait in waits * (PRODUCERS // 2)
+    ]
+    with running(*tasks):
+        waiting.wait(LONG)
+        queue.clear()
+    assert answers == [True] * PRODUCERS
+    assert not queue.is_sender_due

@@ -428,6 +428,60 @@ def test_while_connected_it_waits(bench: Bench) -> None:
     assert link.wire.written == ["0", "1", "2", "late"]
 
 
+def test_who_overtakes_a_woken_sender_leaves_the_writing_to_it(bench: Bench) -> None:
+    """Messages that come while a sender is on its way back from its wait go out with its own."""
+    assert isinstance(bench.clock, FakeClock)
+    link = stalled(bench)
+
+    def overtake() -> None:
+        link.let()
+        bench.send("quick")
+        assert link.wire.written == ["0", "1", "2"]
+
+    bench.clock.call_at(1.0, overtake)
+    bench.send("late")
+    assert link.wire.written == ["0", "1", "2", "quick", "late"]
+
+
+def test_a_sender_that_finds_no_room_again_writes_first(bench: Bench) -> None:
+    """Had others filled the queue and gone, nobody but the one who was woken would write."""
+    assert isinstance(bench.clock, FakeClock)
+    link = stalled(bench)
+
+    def overtake() -> None:
+        link.let()
+        for number in range(3, 6):
+            bench.send(f"{number}")
+        assert bench.queue.is_full
+
+    bench.clock.call_at(1.0, overtake)
+    bench.send("late")
+    assert bench.clock.monotonic() == 1.0
+    assert link.wire.written == ["0", "1", "2", "3", "4", "5", "late"]
+
+
+def test_a_sender_whose_time_is_up_writes_what_others_left_to_it(bench: Bench) -> None:
+    """It goes away with an error; what came while it was on its way has to go out all the same."""
+    assert isinstance(bench.clock, FakeClock)
+    link = stalled(bench)
+
+    def overtake() -> None:
+        link.let()
+        for number in range(3, 6):
+            bench.send(f"{number}")
+        link.wire.room = 0
+
+    bench.clock.call_at(1.0, overtake)
+    bench.clock.call_at(2.0, link.let)
+    with pytest.raises(QueueFullError):
+        bench.send("late", timeout=1.0)
+    assert bench.queue.is_full
+    link.wire.room = None
+    assert link.writer.is_stalled
+    link.let()
+    assert link.wire.written == ["0", "1", "2", "3", "4", "5"]
+
+
 def test_a_loss_ends_the_wait(bench: Bench) -> None:
     """By default the wait ends with the link: then it is as without one."""
     assert isinstance(bench.clock, FakeClock)
