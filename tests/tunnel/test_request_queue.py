@@ -5,6 +5,7 @@ import math
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -608,7 +609,7 @@ class TestWaitingForRoom:
             queue.enqueue_many(range(5))
             clock.call_at(1.0, queue.clear)
             waiting = (QueueCore._stand_in_line, QueueCore._leave, QueueCore._look)
-            finished = not interrupted_at_line(number, waiting, lambda: queue.wait_to_send(None))
+            finished = not interrupted_at_line(number, waiting, partial(queue.wait_to_send, None))
             assert queue._waiters == [], number
             assert not queue.is_sender_due, number
         assert number > 20
