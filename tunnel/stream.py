@@ -66,36 +66,68 @@ def wait_for(
     its side while bytes before that are unread. Not for those who only write: what the peer has
     shut says nothing about room, and stays as it is, so that they would spin.
     """
-    if timeout is not None:
-        timeout = min(max(0.0, timeout), _LONGEST_WAIT)
-    if not hasattr(select, "poll"):
-        return _wait_by_select(sock, waker, read=read, write=write, timeout=timeout)
-    poller = select.poll()
-    interest = (_POLL_IN if read else 0) | (_POLL_OUT if write else 0)
-    if peer_end:
-        interest |= _POLL_PEER_END
-    descriptor = sock.fileno()
-    if descriptor < 0:
-        return Readiness(read, write, False, True)  # closed: the next call on it says so
-    poller.register(descriptor, interest)
-    if waker is not None:
-        poller.register(waker, _POLL_IN)
-    # Rounded up: rounded down, the last millisecond of a wait would be spent spinning.
-    milliseconds = None if timeout is None else timeout * 1000 + 0.999
-    events = woken = 0
-    for ready, mask in poller.poll(milliseconds):
-        if ready == descriptor:
-            events = mask
-        else:
-            woken = mask
-    broken = bool(events & _POLL_BROKEN)
-    ended = broken or bool(events & _POLL_PEER_END)
-    return Readiness(
-        read and (ended or bool(events & _POLL_IN)),
-        write and (broken or bool(events & _POLL_OUT)),
-        bool(woken),
-        ended,
-    )
+    return _Lookout(sock, waker).wait(read=read, write=write, timeout=timeout, peer_end=peer_end)
+
+
+class _Lookout:
+    """One thread's waits for a socket and perhaps a waker; see `wait_for`.
+
+    Kept by who waits again and again: to make a poll object takes ten times as long as to use it.
+    """
+
+    __slots__ = ("_interest", "_poller", "_sock", "_waker", "_waker_descriptor")
+
+    def __init__(self, sock: socket.socket, waker: Waker | None) -> None:
+        self._sock = sock
+        self._waker = waker
+        self._poller = select.poll() if hasattr(select, "poll") else None
+        self._interest: int | None = None  # what it is set up for
+        self._waker_descriptor: int | None = None
+
+    def wait(
+        self, *, read: bool, write: bool, timeout: float | None, peer_end: bool = False
+    ) -> Readiness:
+        """See `wait_for`."""
+        if timeout is not None:
+            timeout = min(max(0.0, timeout), _LONGEST_WAIT)
+        if self._poller is None:
+            return _wait_by_select(self._sock, self._waker, read=read, write=write, timeout=timeout)
+        descriptor = self._sock.fileno()
+        if descriptor < 0:
+            return Readiness(read, write, False, True)  # closed: the next call on it says so
+        self._set_up(descriptor, read=read, write=write, peer_end=peer_end)
+        # Rounded up: rounded down, the last millisecond of a wait would be spent spinning.
+        milliseconds = None if timeout is None else timeout * 1000 + 0.999
+        events = woken = 0
+        for ready, mask in self._poller.poll(milliseconds):
+            if ready == descriptor:
+                events = mask
+            else:
+                woken = mask
+        broken = bool(events & _POLL_BROKEN)
+        ended = broken or bool(events & _POLL_PEER_END)
+        return Readiness(
+            read and (ended or bool(events & _POLL_IN)),
+            write and (broken or bool(events & _POLL_OUT)),
+            bool(woken),
+            ended,
+        )
+
+    def _set_up(self, descriptor: int, *, read: bool, write: bool, peer_end: bool) -> None:
+        assert self._poller is not None
+        interest = (_POLL_IN if read else 0) | (_POLL_OUT if write else 0)
+        if peer_end:
+            interest |= _POLL_PEER_END
+        if interest != self._interest:
+            self._poller.register(descriptor, interest)
+            self._interest = interest
+        if self._waker is not None:
+            waker_descriptor = self._waker.fileno()
+            if waker_descriptor != self._waker_descriptor:
+                if self._waker_descriptor is not None:
+                    self._poller.unregister(self._waker_descriptor)
+                self._poller.register(waker_descriptor, _POLL_IN)
+                self._waker_descriptor = waker_descriptor
 
 
 def _wait_by_select(
@@ -146,7 +178,7 @@ class Stream:
     writing.
     """
 
-    __slots__ = ("_lock", "_sock", "_tls", "_wants_peer", "waker")
+    __slots__ = ("_is_drained", "_lock", "_lookout", "_sock", "_tls", "_wants_peer", "waker")
 
     def __init__(self, sock: socket.socket, waker: Waker) -> None:
         sock.setblocking(False)
@@ -160,7 +192,11 @@ class Stream:
         # sent half of a message of TLS. Whoever reads those words, there is room all the while, and
         # who waited for that alone would spin. So the write is tried again every now and then.
         self._wants_peer = False
+        # The last read took less than it could have: there is no more, and the kernel need not be
+        # asked. Not with TLS, which reads by records.
+        self._is_drained = False
         self.waker = waker
+        self._lookout = _Lookout(sock, waker)  # the reading thread's
 
     @property
     def is_tls(self) -> bool:
@@ -191,16 +227,22 @@ class Stream:
         """Read at most `size` bytes.
 
         Returns:
-            The bytes; ``b""`` at the end of the stream; None if there are none now.
+            The bytes; ``b""`` at the end of the stream; None if there are none now, or if there
+            were none behind those that the last call has returned.
 
         Raises:
             OSError: The connection broke.
         """
         if not self._tls:
+            if self._is_drained:
+                self._is_drained = False
+                return None
             try:
-                return self._sock.recv(size)
+                data = self._sock.recv(size)
             except (BlockingIOError, InterruptedError):
                 return None
+            self._is_drained = 0 < len(data) < size
+            return data
         try:
             with self._lock:
                 return self._sock.recv(size)
@@ -243,9 +285,7 @@ class Stream:
         """
         if write and self._wants_peer:
             return self._wait_for_peer(self.waker, read=read, timeout=timeout)
-        return wait_for(
-            self._sock, self.waker, read=read, write=write, timeout=timeout, peer_end=True
-        )
+        return self._lookout.wait(read=read, write=write, timeout=timeout, peer_end=True)
 
     def has_unread(self) -> bool:
         """Whether bytes, or the end of the stream, wait to be read. For the reading thread."""

@@ -84,7 +84,6 @@ class Writer:
         "_over_budget",
         "_owner",
         "_relievers",
-        "_send",
         "_transport",
         "on_drained",
     )
@@ -103,7 +102,6 @@ class Writer:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._transport = transport
-        self._send = transport.send
         self._outbox = outbox
         self._encoder = encoder
         self._on_stalled = on_stalled
@@ -186,7 +184,7 @@ class Writer:
                 message, frame = numbered, self._encoder.message(numbered)
             self._is_sending_directly = True
             try:
-                taken = self._send(frame)
+                taken = self._transport.send(frame)
             except OSError as error:
                 self._is_sending_directly = False
                 outbox.adopt(message, priority, expires_in, frame, 0)
@@ -315,7 +313,7 @@ class Writer:
                 continue
             self._is_sending_piece = True
             try:
-                taken = self._send(piece)
+                taken = self._transport.send(piece)
                 self._outbox.advance(taken)
                 self._is_sending_piece = False
                 is_stalled = not taken and not (may_wait and self._wait_writable(deadline))

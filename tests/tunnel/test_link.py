@@ -722,9 +722,7 @@ def test_nothing_follows_a_close_frame() -> None:
     """What is sent after the close frame stays in the queue (RFC 6455, section 5.5.1)."""
     bench = Bench()
     bench.feed(SERVER.close(1001))
-    assert not bench.link.writer.write_directly(
-        "late", RequestPriority.NORMAL, None, may_wait=False
-    )
+    assert not bench.link.writer.write_directly("late", RequestPriority.NORMAL, None)
     bench.queue.enqueue("late")
     bench.link.writer.flush(may_wait=False)
     bench.link.ping(b"late")
@@ -1041,7 +1039,7 @@ def test_a_session_gives_messages_their_numbers() -> None:
     bench = SessionBench()
     bench.queue.enqueue_many(["a", b"b"])
     bench.link.writer.flush(may_wait=True)
-    assert bench.link.writer.write_directly("c", RequestPriority.NORMAL, None, may_wait=True)
+    assert bench.link.writer.write_directly("c", RequestPriority.NORMAL, None)
     assert bench.hear() == ["a", b"b", "c"]
     assert bench.queue.size == 0
     assert bench.arrive("x", b"y") is None
@@ -1230,5 +1228,5 @@ def test_a_queue_on_disk_sees_every_message(tmp_path: Path) -> None:
         )
         link.open_queue()
         normal = RequestPriority.NORMAL
-        assert not link.writer.write_directly("a", normal, None, may_wait=True)
+        assert not link.writer.write_directly("a", normal, None)
         link.dispose()

@@ -438,8 +438,25 @@ def test_the_end_shows_behind_unread_bytes(connected: Connected) -> None:
     peer.sendall(b"last words")
     peer.close()
     assert stream.wait(read=False, write=False, timeout=LONG) == (False, False, False, True)
-    assert stream.receive(100) == b"last words"
+    assert stream.receive(10) == b"last words"
     assert stream.receive(100) == b""
+
+
+@pytest.mark.parametrize("connected", ["plain"], indirect=True)
+def test_after_a_short_read_the_kernel_is_not_asked_at_once(connected: Connected) -> None:
+    """What a read has left room for is not there: the next one says so, and then it is asked."""
+    stream, peer = connected
+    peer.sendall(b"one")
+    assert stream.wait(read=True, write=False, timeout=LONG).readable
+    assert stream.receive(100) == b"one"
+    peer.sendall(b"two")
+    assert stream.receive(100) is None
+    assert stream.wait(read=True, write=False, timeout=LONG).readable
+    assert stream.receive(3) == b"two"
+    peer.close()
+    assert stream.wait(read=True, write=False, timeout=LONG).ended
+    assert stream.receive(3) == b""
+    assert stream.receive(3) == b""
 
 
 @linux_only
