@@ -277,6 +277,17 @@ class Stream:
             self._wants_peer = True
             return 0
 
+    def shed(self) -> None:
+        """Give back a buffer of TLS that nothing is in; only while nothing is left to be written.
+
+        OpenSSL takes 16 KiB to write in whenever it handles a message of TLS itself, such as the
+        session tickets that come after the handshake, and gives them back after the next write.
+        `SSL_write_ex` puts nothing on the wire if there is nothing to write (its manual says so).
+        """
+        if self._tls:
+            with contextlib.suppress(OSError), self._lock:  # if it broke, whoever reads will see
+                self._sock.send(b"")
+
     def wait(self, *, read: bool, write: bool, timeout: float | None) -> Readiness:
         """The reading thread's wait: for the socket, the waker, or `timeout` seconds.
 

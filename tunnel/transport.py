@@ -231,4 +231,6 @@ class WebSocketTransport(websocket.WebSocket):
             suppress_origin=True,  # a header of browsers; servers refuse origins unknown to them
         )
         self.sock = None  # ours to keep and close
+        self.handshake_response = None  # a part of the headers once more
         self._headers, self._rest = sock.headers, sock.rest
+        stream.shed()

@@ -274,6 +274,19 @@ def test_bytes_go_both_ways(connected: Connected) -> None:
     assert peer.recv(100) == b"there"
 
 
+def test_what_tls_does_not_need_is_given_back_unseen(connected: Connected) -> None:
+    """The peer gets nothing by it, and what follows arrives whole; a broken stream is no error."""
+    stream, peer = connected
+    for text in (b"one", b"two"):
+        stream.shed()
+        assert stream.send(text) == 3
+        assert peer.recv(100) == text
+    stream.shed()
+    stream.close()
+    stream.shed()
+    assert peer.recv(100) == b""
+
+
 def test_the_socket_does_not_block(connected: Connected) -> None:
     """A stream makes its socket non-blocking, and gives it away for its options."""
     stream, _ = connected
