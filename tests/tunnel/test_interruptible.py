@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from tunnel.interruptible import Event, Outcome
+from tunnel.interruptible import Condition, Event, Outcome
 
 LONG = 10.0
 """Seconds that something may take which is certain to happen."""
@@ -122,3 +122,100 @@ def test_the_lock_of_an_outcome_is_taken_in_one_step() -> None:
     condition = Outcome()._condition
     assert condition.__enter__ == condition._lock.__enter__
     assert condition.__exit__ == condition._lock.__exit__
+
+
+@pytest.mark.parametrize("timeout", [None, LONG])
+def test_a_condition_wakes_all_who_wait(timeout: float | None) -> None:
+    """They have the lock again when they go on, one after the other."""
+    lock = threading.Lock()
+    condition = Condition(lock)
+    ready = False
+    inside: list[bool] = []
+
+    def wait() -> None:
+        with lock:
+            assert condition.wait_for(lambda: ready, timeout)
+            inside.append(lock.locked())
+
+    threads = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while len(condition._waiters) < 3:
+        pass
+    with lock:
+        ready = True
+        condition.notify_all()
+        assert not condition._waiters
+    for thread in threads:
+        thread.join(LONG)
+    assert inside == [True] * 3
+
+
+def test_a_condition_says_whether_it_was_notified_in_time() -> None:
+    """A wait whose time is up leaves nothing behind, and has the lock again."""
+    lock = threading.Lock()
+    condition = Condition(lock)
+    with lock:
+        assert not condition.wait(0)
+        assert not condition.wait(-1)
+        assert not condition.wait(0.01)
+        assert not condition.wait_for(lambda: False, 0.01)
+        assert not condition.wait_for(lambda: False, 0)
+        assert condition.wait_for(lambda: True, 0)
+        assert condition._waiters == []
+        condition.notify_all()
+    assert not lock.locked()
+
+
+def test_a_condition_that_is_notified_before_what_it_waits_for_goes_on_waiting() -> None:
+    """A wake-up for another reason is no answer."""
+    lock = threading.Lock()
+    condition = Condition(lock)
+    looks: list[int] = []
+
+    def third() -> bool:
+        looks.append(1)
+        return len(looks) == 3
+
+    def wait() -> None:
+        with lock:
+            assert condition.wait_for(third)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    while thread.is_alive():
+        with lock:
+            condition.notify_all()
+    assert len(looks) == 3
+
+
+def test_a_condition_whose_wait_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in a wait is raised with the lock taken again, and nobody is left in the list."""
+    lock = threading.Lock()
+    condition = Condition(lock)
+
+    class Interrupted:
+        def acquire(self, *arguments: object) -> bool:
+            if arguments:
+                raise KeyboardInterrupt
+            return True
+
+    monkeypatch.setattr("tunnel.interruptible.threading.Lock", Interrupted)
+    with lock:
+        with pytest.raises(KeyboardInterrupt):
+            condition.wait()
+        assert lock.locked()
+        assert condition._waiters == []
+
+
+def test_who_was_released_before_an_interruption_is_no_trouble_later() -> None:
+    """Ctrl-C between waking one and striking it off: all are woken by the next notification."""
+    lock = threading.Lock()
+    condition = Condition(lock)
+    released, waiting = threading.Lock(), threading.Lock()
+    waiting.acquire()
+    condition._waiters += [released, waiting]
+    with lock:
+        condition.notify_all()
+    assert not waiting.locked()
+    assert condition._waiters == []
