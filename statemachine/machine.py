@@ -39,6 +39,7 @@ from statemachine.declaration import Declaration, plain
 from statemachine.errors import InvalidTransition
 from statemachine.shared import shared_machine
 
+_NOTHING: deque[Record] = deque(maxlen=0)  # for all that keep no history
 _NO_DATA: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -102,6 +103,7 @@ class StateMachine:
         "_events",
         "_firing",
         "_history",
+        "_limit",
         "_model",
         "_now",
         "_observers",
@@ -123,7 +125,11 @@ class StateMachine:
         self._attribute = state_attribute
         self._now = time
         self._events = shared_machine(declaration, type(model)).cells
-        self._history: deque[Record] = deque(maxlen=history)
+        if history < 0:
+            raise ValueError(f"history must be non-negative, not {history}")
+        self._limit = history
+        # A list, which takes what it holds, until it is full; a deque, 0.7 KiB at least, after.
+        self._history: list[Record] | deque[Record] = [] if history else _NOTHING
         self._observers: tuple[_Subscription, ...] = ()  # replaced, never changed
         # Trigger and data, from `fire` until the observers were told. While it is set, firing is
         # refused.
@@ -221,7 +227,10 @@ class StateMachine:
         record = Record(self._now(), trigger, self._present_state, dest, proxy)
         setattr(self._model, self._attribute, dest)
         self._present_state = dest
-        self._history.append(record)
+        history = self._history
+        if len(history) >= self._limit and isinstance(history, list):
+            history = self._history = deque(history, maxlen=self._limit)
+        history.append(record)
         for subscription in self._observers:
             if subscription.active:  # an earlier observer may have ended it just now
                 try:

@@ -99,7 +99,10 @@ class EventLog:
 
     def __init__(self, max_history: int, events: Iterable[ConnectionEvent] = ()) -> None:
         self._lock = threading.Lock()  # guards all below
-        self._history: deque[ConnectionEvent] = deque(events, maxlen=max_history)
+        self._max_history = max_history
+        # A list, which takes what it holds, until it is full; a deque, 0.7 KiB at least, after.
+        self._history: list[ConnectionEvent] | deque[ConnectionEvent]
+        self._history = list(deque(events, maxlen=max_history))
         self._subscribers: dict[int, _Callback] = {}  # never changed, only replaced
         self._subscriptions = 0
         self._streams: list[weakref.ref[EventStream]] = []
@@ -115,7 +118,7 @@ class EventLog:
     @property
     def max_history(self) -> int:
         """How many events are kept."""
-        return self._history.maxlen or 0
+        return self._max_history
 
     def subscribe(self, callback: _Callback) -> Callable[[], None]:
         """Have `callback` called with every event that is recorded from now on.
@@ -147,7 +150,10 @@ class EventLog:
     def record(self, event: ConnectionEvent) -> None:
         """Append an event to the history and to the streams; `deliver` tells the subscribers."""
         with self._lock:
-            self._history.append(event)
+            history = self._history
+            if len(history) >= self._max_history and isinstance(history, list):
+                history = self._history = deque(history, maxlen=self._max_history)
+            history.append(event)
             if self._streams:
                 self._streams = [ref for ref in self._streams if _feed(ref, event)]
             if self._subscribers:
