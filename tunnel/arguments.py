@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
 import threading
 from collections.abc import Callable
@@ -12,10 +13,16 @@ from tunnel.errors import ConfigurationError
 from tunnel.secrets import Secret
 
 
+@functools.cache
+def _defaults() -> TunnelConfig:
+    """One for all: it cannot be changed, and takes half a KiB."""
+    return TunnelConfig()
+
+
 def checked_config(config: TunnelConfig | None) -> TunnelConfig:
     """The settings; None: the defaults."""
     if config is None:
-        return TunnelConfig()
+        return _defaults()
     if not isinstance(config, TunnelConfig):
         raise TypeError(f"config must be a TunnelConfig, not {type(config).__name__}")
     return config

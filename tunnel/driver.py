@@ -21,6 +21,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -89,7 +90,7 @@ class Driver(StateEffects):
         lane: Where callbacks wait for the thread.
         metrics: Counts what happens.
         clock: The source of time.
-        rng: The source of jitter; None: its own.
+        rng: The source of jitter; None: the system's.
         new_transport: Makes a transport for each dial.
         on_connected: Called through the lane on each new link before the queue is flushed, with
             whether a session was resumed; None: the application has nothing to say.
@@ -109,6 +110,48 @@ class Driver(StateEffects):
         is_closing: Whether the application has asked for the end. For reading from any thread.
         last_error: Why the last connection, or attempt at one, failed. For reading from any thread.
     """
+
+    __slots__ = (
+        "_activity",
+        "_attempt",
+        "_begun",
+        "_clock",
+        "_closing",
+        "_delivery",
+        "_greeted",
+        "_greeter",
+        "_handshake",
+        "_has_asked",
+        "_has_greeted",
+        "_hurry",
+        "_is_asked_to_wait",
+        "_keeper",
+        "_lane",
+        "_manager",
+        "_metrics",
+        "_network",
+        "_new_transport",
+        "_offline",
+        "_on_connected",
+        "_on_rest",
+        "_on_session_lost",
+        "_opened",
+        "_posting",
+        "_queue",
+        "_recovery_config",
+        "_rng",
+        "_target",
+        "_waiting",
+        "_waker",
+        "channel",
+        "config",
+        "is_closing",
+        "last_error",
+        "link",
+        "recovery",
+        "tracker",
+        "worker",
+    )
 
     def __init__(
         self,
@@ -156,7 +199,9 @@ class Driver(StateEffects):
         self.link: Link | None = None
         self.is_closing = False
         self.last_error: TunnelError | None = None
-        self._begun: Connect | None = None  # the last that was not refused
+        # The last that was not refused. Whoever still can cancel it holds it; else it can go, with
+        # its outcome, while the connection lives.
+        self._begun: weakref.ref[Connect] | None = None
         self._target: Target | None = None
         self._activity: Callable[[], None] | None = None
         self._opened: Transport | None = None  # dialled, and not a link yet
@@ -196,7 +241,7 @@ class Driver(StateEffects):
             if isinstance(request, Connect):
                 self._begin(request)
             elif isinstance(request, CancelConnect):
-                if request.connect is self._begun:  # else it was refused, or never came here
+                if self._has_begun(request.connect):  # else it was refused, or never came here
                     self._cancel()
             elif isinstance(request, Close):
                 self._close(request)
@@ -216,13 +261,17 @@ class Driver(StateEffects):
             self._refuse(request)
             return
         self._disappoint()  # whoever waited for the connection before this one
-        self._begun = request
+        self._begun = weakref.ref(request)
         self._target = request.target
         self._waiting.append(request.outcome)
         self.last_error = None
         target = request.target
         self._keeper.head_for(target.url.redacted, self.config)
         self.tracker.initialize_connection(uuid4().hex, target.user_id, target.url.redacted)
+
+    def _has_begun(self, connect: Connect) -> bool:
+        """Whether it is the one that is, or was last, worked on. From any thread."""
+        return self._begun is not None and self._begun() is connect
 
     def _refuse(self, request: Connect) -> None:
         """Two called `connect` at the same time, or one did while a loss was being noticed."""
@@ -333,7 +382,7 @@ class Driver(StateEffects):
         if isinstance(request, Close):
             self._manager.cancel()
         elif isinstance(request, CancelConnect):
-            if request.connect is self._begun:
+            if self._has_begun(request.connect):
                 self._manager.cancel()
         elif isinstance(request, Reconnect):
             self._manager.retry_now()
@@ -362,7 +411,7 @@ class Driver(StateEffects):
         for request in requests:
             if isinstance(request, (Greeted, CallbackFailed)):
                 continue
-            if isinstance(request, CancelConnect) and request.connect is not self._begun:
+            if isinstance(request, CancelConnect) and not self._has_begun(request.connect):
                 continue
             if isinstance(request, Connect):
                 self._refuse(request)

@@ -74,12 +74,16 @@ def close_in_child(sock: socket.socket) -> None:
 
 def disown(owner: object) -> None:
     """Put `INHERITED` in place of all that an object has. For `Inheritable.leave_to_parent`."""
-    parts = vars(owner)
+    parts = getattr(owner, "__dict__", {})
     parts.update(dict.fromkeys(parts, INHERITED))
+    for cls in type(owner).__mro__:
+        for name in getattr(cls, "__slots__", ()):
+            if not name.startswith("__"):
+                setattr(owner, name, INHERITED)
 
 
 def is_inherited(owner: object) -> bool:
-    """Whether an object has been disowned."""
+    """Whether an object has been disowned; it must have a `__dict__`."""
     return next(iter(vars(owner).values()), None) is INHERITED
 
 

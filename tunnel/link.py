@@ -11,8 +11,7 @@ import functools
 import math
 import os
 import threading
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -116,6 +115,39 @@ class Link:
         heartbeat: Watches it; None if heartbeats are off.
     """
 
+    __slots__ = (
+        "_acknowledger",
+        "_backlog",
+        "_challenges",
+        "_channel",
+        "_clock",
+        "_close_sent",
+        "_decoder",
+        "_delivery",
+        "_disposed",
+        "_encoder",
+        "_end",
+        "_end_in_sight",
+        "_fatal_close_codes",
+        "_is_paused",
+        "_last_word",
+        "_linger_until",
+        "_lost_pings",
+        "_max_message_size",
+        "_metrics",
+        "_on_activity",
+        "_probes",
+        "_session",
+        "_suspected",
+        "_text_mode",
+        "_transport",
+        "_undelivered",
+        "_waker",
+        "_write_error",
+        "heartbeat",
+        "writer",
+    )
+
     def __init__(
         self,
         transport: Transport,
@@ -143,7 +175,7 @@ class Link:
         self._channel = channel
         self._session = None if channel is None else channel.session
         self._acknowledger: Acknowledger | None = None
-        self._backlog: deque[Incoming] = deque()  # came with the handshake, and is not looked at
+        self._backlog: Sequence[Incoming] = ()  # came with the handshake, and is not looked at
         if channel is None or handshake is None:
             self._decoder = FrameDecoder(
                 max_message_size=config.max_message_size, max_fragments=config.max_fragments
@@ -346,7 +378,7 @@ class Link:
 
     def _take_backlog(self) -> None:
         received = list(self._backlog)
-        self._backlog.clear()
+        self._backlog = ()
         self._sort(received)
         self._finish_chunk()
 

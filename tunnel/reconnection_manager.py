@@ -29,6 +29,10 @@ from tunnel.reconnection_run import (
     RunSettings,
 )
 
+# For all managers, from any thread and in forked children: the system's has no state, neither to
+# guard nor to repeat, nor 2.5 KiB of it for each tunnel.
+_CHANCE = random.SystemRandom()
+
 __all__ = ["Backoff", "ReconnectionAttempt", "ReconnectionManager", "ReconnectionOutcome"]
 
 
@@ -59,7 +63,7 @@ class ReconnectionManager:
             `base_delay` again.
         on_log: Called with each line that is logged, in the thread that logs.
         clock: Where time comes from; None: the system's clock.
-        rng: Where chance comes from; None: a generator of its own.
+        rng: Where chance comes from; None: the system, as for all managers.
 
     Raises:
         TypeError: An argument is of the wrong type; the text names it.
@@ -84,7 +88,7 @@ class ReconnectionManager:
             Backoff(base_delay, max_delay, jitter),
             max_attempts,
             SYSTEM_CLOCK if clock is None else clock,
-            random.Random() if rng is None else rng,
+            _CHANCE if rng is None else rng,
             LineLog(on_log),
         )
         self._stable_after = stable_after

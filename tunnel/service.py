@@ -141,7 +141,7 @@ class TunnelService:
             arrived and is not sent again; what was never written is still queued, but for what
             `on_connected` had sent, which is at the end of `unacknowledged`.
         clock: The source of time; on any but the system's no thread is started (`tunnel.testing`).
-        rng: The source of jitter; None: one of its own.
+        rng: The source of jitter; None: the system's.
         new_transport: Makes the transport of each dial; None: one over websocket-client.
 
     Raises:

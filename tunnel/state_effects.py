@@ -20,6 +20,8 @@ class StateEffects(Protocol):
     has been entered.
     """
 
+    __slots__ = ()
+
     def on_enter_disconnected(self, **data: Any) -> None:
         """There is no connection any more."""
         return None

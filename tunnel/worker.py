@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
@@ -83,7 +82,7 @@ class Worker:
         # Guards the thread's beginning and its last look for mail, and which thread it is.
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._slow: set[threading.Thread] = set()  # those before it, as long as they live
+        self._slow: list[threading.Thread] = []  # those before it, as long as they live
         self._runners: list[int] = []  # the threads that are in `step`
         # Of the present thread: an item while it is in a call. Who takes it out decides what
         # becomes of the thread: itself, then all is well; or the one that is to supersede it.
@@ -91,7 +90,7 @@ class Worker:
         self._calls = 0  # so far
         self._seen = 0  # of them, when the timer last looked
         self._timer: TimerHandle | None = None  # looks at the calls
-        self.mailbox: deque[Request] = deque()
+        self.mailbox: list[Request] = []  # a deque is 0.7 KiB, and this is short
         self.is_running = False
 
     def post(self, request: Request) -> None:
@@ -211,7 +210,7 @@ class Worker:
                     in_call.pop()
                 except IndexError:  # the call is over after all
                     return
-                self._slow.add(slow)
+                self._slow.append(slow)
                 self._in_call = []
                 self._thread = threading.current_thread()
             self._run()
@@ -289,7 +288,7 @@ class Worker:
         try:
             self._waker.clear()
             while self.mailbox:
-                self._work.obey(self.mailbox.popleft())
+                self._work.obey(self.mailbox.pop(0))
             if self._work.act():
                 return not self.is_superseded
         finally:
@@ -331,7 +330,8 @@ class Worker:
                 pass
         finally:
             with self._lock:
-                self._slow.discard(threading.current_thread())
+                if (thread := threading.current_thread()) in self._slow:
+                    self._slow.remove(thread)
 
     def _stop(self) -> bool:
         with self._lock:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -31,7 +33,7 @@ from tunnel.errors import (
 )
 from tunnel.events import ConnectionEventType
 from tunnel.lifecycle import LIFECYCLE, TunnelConnectionState
-from tunnel.link import LinkEnd
+from tunnel.link import Link, LinkEnd
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.network_follower import ObservedChange
 from tunnel.network_outlook import DEFAULT_ROUTES, Route
@@ -57,6 +59,15 @@ E = ConnectionEventType
 QUIET = {"jitter": 0.0, "ping_interval": None}
 PEER = "198.51.100.7"
 WAY, OTHER_WAY = Route("10.0.0.2", 2), Route("10.0.0.3", 3)
+
+
+class PliableLink(Link):
+    """A link whose methods can be replaced."""
+
+
+@pytest.fixture(autouse=True)
+def pliable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnel.driver.Link", PliableLink)
 
 
 class SlowDial:
@@ -354,6 +365,18 @@ def test_cancelled_too_late() -> None:
     world.driver.post(CancelConnect(request))
     world.run()
     assert world.path == ["connecting", "disconnected"]
+
+
+def test_a_connect_that_is_done_is_not_kept() -> None:
+    """What has asked for the connection takes no memory while the link lives."""
+    world = World()
+    request = world.post_connect()
+    world.run(request.outcome.done)
+    outcome = weakref.ref(request.outcome)
+    del request
+    gc.collect()
+    assert outcome() is None
+    assert world.state is S.CONNECTED
 
 
 def test_a_refused_connect_calls_nothing_off() -> None:
@@ -1061,7 +1084,7 @@ def test_a_bug_while_closing_ends_the_link() -> None:
 def test_a_bug_in_obedience_does_not_lose_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
     """What goes wrong with a request is an error of the tunnel, too; the next one is obeyed."""
     world = World().connected()
-    monkeypatch.setattr(world.driver, "_change_network", lambda request: 1 // 0)
+    monkeypatch.setattr(Driver, "_change_network", lambda driver, request: 1 // 0)
     change(world, True)
     with pytest.raises(ZeroDivisionError):
         world.run()
@@ -1404,7 +1427,7 @@ def test_called_off_between_dial_and_link() -> None:
     world, gateway = resuming()
     request = world.post_connect()
     world.driver.worker._waker.clear()
-    world.driver.obey(world.driver.worker.mailbox.popleft())
+    world.driver.obey(world.driver.worker.mailbox.pop(0))
     world.driver._opened = world.driver._dial()
     session = world.driver.channel.session
     assert session is not None

@@ -70,6 +70,24 @@ def test_a_child_has_nothing_of_what_was_registered(monkeypatch: pytest.MonkeyPa
         assert theirs.recv(1) == b""
 
 
+def test_parts_in_slots_are_given_up_too() -> None:
+    """Whether an owner has slots, inherited ones too, or a `__dict__`, or both, makes no odds."""
+
+    class Slotted:
+        __slots__ = ("__weakref__", "part")
+
+    class Mixed(Slotted):
+        pass
+
+    slotted, mixed = Slotted(), Mixed()
+    slotted.part = mixed.part = 1
+    mixed.other = 2  # type: ignore[attr-defined]
+    forks.disown(slotted)
+    forks.disown(mixed)
+    assert slotted.part is mixed.part is forks.INHERITED
+    assert mixed.other is forks.INHERITED  # type: ignore[attr-defined]
+
+
 def test_what_has_no_parts_is_not_inherited() -> None:
     """Also not what failed before it had any."""
     assert not forks.is_inherited(Nobody())
