@@ -20,9 +20,11 @@ until ``loguru.logger.enable("statemachine")`` is called.
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from loguru import logger
 
-from statemachine import diagram
 from statemachine.declaration import Declaration, Transition
 from statemachine.errors import (
     DiagramError,
@@ -31,7 +33,10 @@ from statemachine.errors import (
     StateMachineError,
 )
 from statemachine.machine import Record, StateMachine
-from statemachine.replaying import Verdict, replay
+
+if TYPE_CHECKING:
+    from statemachine import diagram
+    from statemachine.replaying import Verdict, replay
 
 __all__ = [
     "Declaration",
@@ -48,3 +53,16 @@ __all__ = [
 ]
 
 logger.disable("statemachine")
+
+
+def __getattr__(name: str) -> Any:
+    """Load what draws and replays when it is asked for: programs that only run machines never do.
+
+    Raises:
+        AttributeError: There is no such name.
+    """
+    if name == "diagram":
+        return import_module("statemachine.diagram")
+    if name in ("Verdict", "replay"):
+        return getattr(import_module("statemachine.replaying"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -239,5 +238,7 @@ def _checked(
 
 
 def _hint(name: str, known: Iterable[str], prefix: str = "", similarity: float = 0.6) -> str:
+    import difflib  # for those who have misspelt something
+
     similar = difflib.get_close_matches(name[:60], known, n=1, cutoff=similarity)
     return f"; did you mean {prefix}{similar[0]}?" if similar else ""

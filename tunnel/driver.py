@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -27,7 +28,6 @@ from concurrent.futures import Future
 from contextlib import suppress
 from random import Random
 from typing import Any
-from uuid import uuid4
 
 from loguru import logger
 
@@ -267,7 +267,9 @@ class Driver(StateEffects):
         self.last_error = None
         target = request.target
         self._keeper.head_for(target.url.redacted, self.config)
-        self.tracker.initialize_connection(uuid4().hex, target.user_id, target.url.redacted)
+        self.tracker.initialize_connection(
+            os.urandom(16).hex(), target.user_id, target.url.redacted
+        )
 
     def _has_begun(self, connect: Connect) -> bool:
         """Whether it is the one that is, or was last, worked on. From any thread."""

@@ -22,7 +22,10 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import sys
 from collections.abc import Callable
+from importlib.machinery import PathFinder
+from importlib.util import find_spec, module_from_spec
 
 __all__ = [
     "MASKER",
@@ -79,9 +82,7 @@ def choose_masker() -> tuple[str, Masker]:
         Its name (see the module's table) and a function like `apply_mask_python`.
     """
     try:
-        from websockets.speedups import apply_mask as apply_mask_websockets
-
-        return "websockets", apply_mask_websockets
+        return "websockets", _masker_of_websockets()
     except ImportError:  # not installed, or installed without its C extension
         pass
     try:
@@ -93,6 +94,28 @@ def choose_masker() -> tuple[str, Masker]:
         return bytes(masker(key).process(data))  # bytes() of bytes copies nothing
 
     return "wsaccel", apply_mask_wsaccel
+
+
+def _masker_of_websockets() -> Masker:
+    """Load one extension of websockets, and not the package, whose start takes twenty times longer.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    name = "websockets.speedups"
+    if name in sys.modules:
+        found: Masker = importlib.import_module(name).apply_mask
+        return found
+    package = find_spec("websockets")
+    places = package.submodule_search_locations if package is not None else None
+    spec = PathFinder.find_spec(name, places) if places is not None else None
+    if spec is None or spec.loader is None:
+        raise ImportError(name)
+    extension = module_from_spec(spec)
+    spec.loader.exec_module(extension)
+    sys.modules.pop(name, None)  # some put themselves there; who imports it shall get it whole
+    found = extension.apply_mask
+    return found
 
 
 MASKER, apply_mask = choose_masker()

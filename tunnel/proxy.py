@@ -16,15 +16,12 @@ Where the conventions differ, this holds:
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from urllib.request import (  # type: ignore[attr-defined]  # typeshed lacks the second
-    getproxies_environment,
-    proxy_bypass_environment,
-)
 
 from tunnel.addresses import TunnelUrl
 from tunnel.errors import ConfigurationError, DnsResolutionError
@@ -146,6 +143,14 @@ def chosen_proxy(url: TunnelUrl, proxy: str | None) -> Proxy | None:
 
 
 def _from_environment(url: TunnelUrl) -> Proxy | None:
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
+        return None
+    # Only now, since it takes a third of the time in which the rest of the tunnel is imported.
+    from urllib.request import (  # type: ignore[attr-defined]  # typeshed lacks the second
+        getproxies_environment,
+        proxy_bypass_environment,
+    )
+
     proxies = getproxies_environment()
     name = "https" if url.is_secure else "http"
     found = proxies.get(name) or proxies.get("all")

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tunnel.backpressure import Backpressure, BackpressureSignal
 from tunnel.clock import SYSTEM_CLOCK, Clock
 from tunnel.forks import is_inherited
 from tunnel.interruptible import Event
 from tunnel.queue_entries import NEVER, QueueEntries
-from tunnel.queue_journal import QueueJournal
+
+if TYPE_CHECKING:
+    from tunnel.queue_journal import QueueJournal
 
 _R = TypeVar("_R")
 

@@ -39,16 +39,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tunnel.backpressure import BackpressureSignal
 from tunnel.clock import Clock
 from tunnel.forks import disown, is_inherited, register
-from tunnel.queue_contents import QueueContents, SavedSession
 from tunnel.queue_entries import NEVER, NO_ROW, ClosedEntries, Entry
 from tunnel.queue_intake import QueueIntake, RequestPriority
-from tunnel.queue_journal import QueueJournal
 from tunnel.session import Ticket
+
+if TYPE_CHECKING:
+    from tunnel.queue_contents import QueueContents, SavedSession
 
 __all__ = ["BackpressureSignal", "RequestPriority", "RequestQueue"]
 
@@ -85,6 +86,8 @@ class RequestQueue(QueueIntake):
         super().__init__(max_size, clock)
         if path is None:
             return
+        from tunnel.queue_journal import QueueJournal  # only for a file: SQLite and all about it
+
         self._journal = QueueJournal(path, persist, self._clock)
         self._locked(self._load, self._journal.take_contents())
         register(self)
