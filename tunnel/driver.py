@@ -19,7 +19,6 @@ and never of one that was obeyed before it began.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import os
 import threading
 import weakref
@@ -536,9 +535,11 @@ class Driver(StateEffects):
 
     def _dial_request(self, target: Target) -> DialRequest:
         config = self.config
-        wants_session = config.resume != "off"
-        request = target.dial_request(config.connect_timeout, wants_session=wants_session)
-        return dataclasses.replace(request, max_header_size=config.max_header_size)
+        return target.dial_request(
+            config.connect_timeout,
+            wants_session=config.resume != "off",
+            max_header_size=config.max_header_size,
+        )
 
     def _renewed(self, target: Target, refused: DialRequest) -> DialRequest | None:
         """The same with another token; None: there is only the one that was refused."""

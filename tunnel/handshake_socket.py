@@ -26,6 +26,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import io
 import re
 import ssl
 from collections.abc import Sequence
@@ -80,7 +81,7 @@ class HandshakeSocket:
         self._key = ""
         self._read = bytearray()  # of the answer, and not looked at yet
         self._searched = 0  # so much of that has no end of a line
-        self._answer: bytes | None = None  # what the library gets of it
+        self._answer: io.BytesIO | None = None  # what the library gets of it, byte by byte
         self.headers: dict[str, str] = {}
         dial.deadline.step = "WebSocket upgrade"
 
@@ -114,13 +115,12 @@ class HandshakeSocket:
             OSError: The connection broke.
         """
         if self._answer is None:
-            self._answer = self._accepted()
-        data, self._answer = self._answer[:size], self._answer[size:]
-        return data
+            self._answer = io.BytesIO(self._accepted())
+        return self._answer.read(size)
 
     def gettimeout(self) -> float:
-        """Not zero, so that the library takes `recv` for a blocking one."""
-        return self._dial.deadline.remaining()
+        """Not zero, so that the library takes `recv` for a blocking one; it asks for each byte."""
+        return 1.0
 
     def close(self) -> None:
         """The library closes what failed; the transport owns the stream and does it itself."""

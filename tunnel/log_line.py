@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from loguru import logger
 
+_caller = logger.opt(depth=1)  # so that a line is logged as one of who logs it
+
 
 class LineLog:
     """Logs lines, and hands each to the application's `on_log`; what that raises is logged.
@@ -24,10 +26,9 @@ class LineLog:
             template: A constant, with a place for each value as in `str.format`.
             *values: What goes into it.
         """
-        line = template.format(*values)
-        logger.opt(depth=1).info("{}", line)
+        _caller.info(template, *values)
         if self._on_log is not None:
             try:
-                self._on_log(line)
+                self._on_log(template.format(*values))
             except Exception:
                 logger.exception("on_log raised; the line was logged before")

@@ -47,12 +47,15 @@ class Target:
     options: DialOptions = DIRECT
     asked: list[Secret] = field(default_factory=list, repr=False, compare=False)
 
-    def dial_request(self, timeout: float, *, wants_session: bool = False) -> DialRequest:
+    def dial_request(
+        self, timeout: float, *, wants_session: bool = False, max_header_size: int = 64 * 1024
+    ) -> DialRequest:
         """What the next dial says; asks for a token if that is a callable.
 
         Args:
             timeout: Seconds for the dial.
             wants_session: Whether to ask for a session that can be resumed.
+            max_header_size: As for `DialRequest`.
 
         Raises:
             TunnelError: The callable raised: what it raised if that is a `TunnelError` or has to do
@@ -72,7 +75,8 @@ class Target:
             self.subprotocols,
             self.ssl_context,
             timeout,
-            options=self.options,
+            max_header_size,
+            self.options,
         )
 
     def _ask_for_token(self) -> Secret:

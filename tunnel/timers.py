@@ -20,6 +20,8 @@ from loguru import logger
 from tunnel.clock import Clock
 from tunnel.errors import ResourceExhaustedError
 
+_FEW = 64  # cancelled timers are not worth being taken out
+
 
 class TimerHandle(Protocol):
     """One callback that is due some time."""
@@ -60,7 +62,10 @@ class SystemTimers:
         """
         self._lock = threading.Lock()  # guards all below
         self._changed = threading.Condition(self._lock)
-        self._heap: list[tuple[float, int, _SystemTimer]] = []
+        self._heap: list[tuple[float, int, _SystemTimer]] = []  # cancelled ones among them
+        # Of those in the heap, how many are not; or more, where Ctrl-C came in between: then the
+        # thread stays, while with less it might end too soon.
+        self._live = 0
         self._owners: set[object] = set()  # who hold the thread
         self._thread: threading.Thread | None = None
         self.ident: int | None = None
@@ -72,6 +77,7 @@ class SystemTimers:
             # One that could not be started is not alive.
             if self._thread is None or not self._thread.is_alive():
                 self._start()
+            self._live += 1
             heapq.heappush(self._heap, (when, next(self._numbers), timer))
             if self._heap[0][2] is timer:
                 self._changed.notify()
@@ -95,16 +101,31 @@ class SystemTimers:
         """Let the thread end when there are no timers; harmless without a `hold`."""
         with self._lock:
             self._owners.discard(owner)
-            self._changed.notify()
+            self._end_if_idle()
 
     def discard(self, timer: _SystemTimer) -> None:
-        """Forget a cancelled timer at once: its callback may keep a whole tunnel alive."""
+        """Forget a cancelled timer's callback at once: it may keep a whole tunnel alive.
+
+        The timer itself stays in the heap until it is due or most of them are such: to look for one
+        among thousands, for each of thousands, would take longer than all else. The thread is not
+        woken either, at the cost of one more wake-up later. So a link that takes the place of
+        another one wakes nobody: its first beat is due after that of the old one.
+        """
         with self._lock:
-            remaining = [entry for entry in self._heap if entry[2] is not timer]
-            if len(remaining) < len(self._heap):
-                self._heap = remaining
+            # Let go of after the lock: what is freed with it may cancel another timer.
+            callback, timer.callback = timer.callback, None
+            if callback is None:  # it has been called, or is cancelled already
+                return
+            self._live -= 1
+            if len(self._heap) > 2 * self._live + _FEW:
+                self._heap = [entry for entry in self._heap if entry[2].callback is not None]
                 heapq.heapify(self._heap)
-                self._changed.notify()
+            self._end_if_idle()
+
+    def _end_if_idle(self) -> None:
+        """Wake the thread if there is nothing to wait for. Needs the lock."""
+        if not self._live and not self._owners:
+            self._changed.notify()
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="tunnel-timers", daemon=True)
@@ -130,16 +151,22 @@ class SystemTimers:
         with self._lock:
             if self._thread is thread:
                 self.ident = thread.ident
-            while self._thread is thread and (self._heap or self._owners):
+            while self._thread is thread and (self._live or self._owners):
                 if not self._heap:
                     self._changed.wait()
                     continue
                 remaining = self._heap[0][0] - time.monotonic()
-                if remaining <= 0:
-                    return heapq.heappop(self._heap)[2].callback
-                self._changed.wait(min(remaining, threading.TIMEOUT_MAX))
+                if remaining > 0:
+                    self._changed.wait(min(remaining, threading.TIMEOUT_MAX))
+                    continue
+                timer = heapq.heappop(self._heap)[2]
+                callback, timer.callback = timer.callback, None
+                if callback is not None:
+                    self._live -= 1
+                    return callback
             if self._thread is thread:
                 self._thread = self.ident = None
+                self._heap.clear()
             return None
 
 
@@ -148,7 +175,7 @@ class _SystemTimer:
 
     def __init__(self, timers: SystemTimers, callback: Callable[[], None]) -> None:
         self._timers = timers
-        self.callback = callback
+        self.callback: Callable[[], None] | None = callback  # None: called, or cancelled
 
     def cancel(self) -> None:
         self._timers.discard(self)

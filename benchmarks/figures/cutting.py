@@ -57,21 +57,21 @@ class _Clients:
         """Serve one, in a thread of its own."""
         with client, suppress(OSError):  # they leave, or are cut
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            path = upgrade(client)
-            if path == _CUT:
-                self._cut()
-                return
-            with self._lock:
+            with self._lock:  # before it knows that it is connected, and may want to be cut
                 self._clients.add(client)
             try:
-                count_bytes(client, path)
+                path = upgrade(client)
+                if path == _CUT:
+                    self._cut(client)
+                else:
+                    count_bytes(client, path)
             finally:
                 with self._lock:
                     self._clients.discard(client)
 
-    def _cut(self) -> None:
+    def _cut(self, asker: socket.socket) -> None:
         with self._lock:
-            for client in self._clients:
+            for client in self._clients - {asker}:
                 with suppress(OSError):
                     client.shutdown(socket.SHUT_RDWR)
 
