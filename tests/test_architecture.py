@@ -109,6 +109,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "tunnel.stream",
                 "tunnel.tls",
                 "tunnel.transport",
+                "tunnel.turnstile",
                 "tunnel.waker",
             }
         ),

@@ -36,6 +36,7 @@ from tunnel.proxy_errors import error_with_proxy
 from tunnel.proxy_handshake import Conversation, conversation
 from tunnel.stream import Readiness, Stream, wait_for, wait_for_any
 from tunnel.tls import check_session, default_context
+from tunnel.turnstile import give, take
 from tunnel.waker import Waker
 
 _BACKLOG_PAUSE = 0.02
@@ -185,13 +186,22 @@ class Dial:
         try:
             while lookup.outcome is None:
                 self.check()
-                if lookup.outcome is None and not self._waker.event.wait(self.deadline.remaining()):
-                    raise self.deadline.exceeded()
+                if lookup.outcome is None:
+                    timeout = self.deadline.remaining()
+                    if not self._await_wake_up(timeout):
+                        raise self.deadline.exceeded()
         finally:
             LOOKUPS.leave(lookup, self._waker)
         if isinstance(lookup.outcome, Exception):
             raise copy.copy(lookup.outcome)  # others may raise it, too
         return lookup.outcome
+
+    def _await_wake_up(self, timeout: float) -> bool:
+        had_turn = give()
+        woken = self._waker.event.wait(timeout)
+        if had_turn:
+            take()
+        return woken
 
     # The way
 
@@ -247,7 +257,7 @@ class Dial:
                 sock.close()
                 raise
             self.check()
-            self._waker.event.wait(min(_BACKLOG_PAUSE, self.deadline.remaining()))
+            self._await_wake_up(min(_BACKLOG_PAUSE, self.deadline.remaining()))
 
     # The proxy
 

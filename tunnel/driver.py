@@ -71,6 +71,7 @@ from tunnel.session_handshake import SessionHandshake
 from tunnel.session_keeper import SessionKeeper
 from tunnel.state_effects import StateEffects
 from tunnel.transport import DialRequest, Transport
+from tunnel.turnstile import take
 from tunnel.waker import Waker
 from tunnel.worker import Worker
 
@@ -494,7 +495,13 @@ class Driver(StateEffects):
             error = self.last_error or InvalidStateError("the connection was called off")
             _settle(outcome, error)
 
+    def _take_turn(self) -> None:
+        """Work in turns with other tunnels, until the next wait, callback or link; see `give`."""
+        if self.worker.is_threaded:
+            take()
+
     def _dial_first(self) -> None:
+        self._take_turn()
         try:
             self._opened = self._dial()
         except DialInterrupted:
@@ -627,6 +634,7 @@ class Driver(StateEffects):
             self._lose(end)
 
     def _lose(self, end: LinkEnd) -> None:
+        self._take_turn()
         error = self.last_error = end.error
         self._is_asked_to_wait = error is not None and error.retry_after is not None
         if error is not None:
@@ -638,6 +646,7 @@ class Driver(StateEffects):
         self.tracker.fire(_T.RECOVER, quiet=True)
 
     def _recover(self) -> None:
+        self._take_turn()
         error = self.last_error
         if error is None or self._hurry:
             self.recovery.attempt_recovery()

@@ -46,6 +46,7 @@ from tunnel.session_frames import ASK_FRAME
 from tunnel.session_handshake import SessionHandshake
 from tunnel.timers import TimerHandle, timers_of
 from tunnel.transport import Transport
+from tunnel.turnstile import give
 from tunnel.waker import Waker
 from tunnel.websocket_heartbeat import TEXT_PING, TEXT_PONG, WebSocketHeartbeat
 from tunnel.writer import Writer
@@ -238,6 +239,7 @@ class Link:
             Why the link has ended; None if it has not: the thread was woken, callbacks are waiting
             for it, or the time is up.
         """
+        give()  # what is read may be for callbacks
         if self._acknowledger is not None:
             self._acknowledger.look()  # a consumer has woken us, perhaps
         while not self._waker.event.is_set():

@@ -22,6 +22,7 @@ from tunnel.clock import Clock
 from tunnel.errors import TunnelError
 from tunnel.interruptible import Event
 from tunnel.log_line import LineLog
+from tunnel.turnstile import give, take
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,10 @@ class ReconnectionRun:
         """Wait for a wish, or for so long. Returns how long it took."""
         clock = self._settings.clock
         started = clock.monotonic()
+        had_turn = give()
         woken = clock.wait(self._wake, seconds)
+        if had_turn:
+            take()
         waited = clock.monotonic() - started
         if not woken and seconds is not None:
             waited = max(waited, seconds)  # a test may have frozen the time, not the wait

@@ -17,6 +17,7 @@ from tunnel.link import Link
 from tunnel.secrets import Secret
 from tunnel.session_frames import HEADER, VERSION
 from tunnel.transport import DialRequest
+from tunnel.turnstile import give, take
 
 AuthToken: TypeAlias = str | Callable[[], str] | None
 """A bearer token, or what is asked for one before every attempt."""
@@ -81,6 +82,7 @@ class Target:
 
     def _ask_for_token(self) -> Secret:
         assert callable(self.token)
+        had_turn = give()  # it may take long
         try:
             token = self.token()
             bearer_header(token)
@@ -95,6 +97,9 @@ class Target:
             # Not its text: that may quote the token.
             message = f"the auth_token callable raised {type(error).__name__}"
             raise AuthenticationFailedError(message) from None
+        finally:
+            if had_turn:
+                take()
 
 
 # Compared by identity: a mailbox must be able to take one out without running Python code.

@@ -73,7 +73,7 @@ class Secret:
         if not isinstance(value, str):
             raise TypeError(f"a secret must be a str, not {type(value).__name__}")
         object.__setattr__(self, "_value", value)
-        _in_use[id(self)] = self
+        _note(self, len(value))
 
     def reveal(self) -> str:
         """The text itself. Do not keep it in a variable: tracebacks can show variables."""
@@ -115,8 +115,14 @@ class Secret:
         raise TypeError("a secret cannot be pickled")
 
 
-# By identity, since of two equal secrets either may be the first to go.
-_in_use: weakref.WeakValueDictionary[int, Secret] = weakref.WeakValueDictionary()
+# By length, since most texts are shorter than most secrets (a thousand tunnels have a thousand) and
+# so cannot hold them; and by identity, since of two equal ones either may be the first to go.
+_in_use: dict[int, weakref.WeakValueDictionary[int, Secret]] = {}
+
+
+def _note(secret: Secret, length: int) -> None:
+    if length >= _LEAST_LENGTH:
+        _in_use.setdefault(length, weakref.WeakValueDictionary())[id(secret)] = secret
 
 
 def _encoded(text: str) -> bytes:
@@ -132,8 +138,7 @@ def scrub(text: str) -> str:
     characters become spaces, so that nothing can pretend to be a log line of its own.
     """
     # Before it is shortened, which might leave half a secret.
-    for value in _values_in_use():
-        text = text.replace(value, HIDDEN)
+    text = _without_secrets(text)
     shortened = text[: 2 * _SCRUBBED_LENGTH]
     for shape, replacement in _SHAPES:
         shortened = shape.sub(replacement, shortened)
@@ -143,11 +148,15 @@ def scrub(text: str) -> str:
     return line
 
 
-def _values_in_use() -> list[str]:
-    """The longest first: one may be a part of another."""
-    secrets = [reference() for reference in _in_use.valuerefs()]
-    values = {secret.reveal() for secret in secrets if secret is not None}
-    return sorted((v for v in values if len(v) >= _LEAST_LENGTH), key=len, reverse=True)
+def _without_secrets(text: str) -> str:
+    for length in sorted(_in_use, reverse=True):  # the longest first: one may be a part of another
+        if length > len(text):
+            continue
+        for reference in _in_use[length].valuerefs():
+            secret = reference()
+            if secret is not None and secret.reveal() in text:
+                text = text.replace(secret.reveal(), HIDDEN)
+    return text
 
 
 def bare(error: _E) -> _E:

@@ -17,6 +17,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from tunnel.forks import close_in_child
+from tunnel.turnstile import give, take
 from tunnel.waker import Waker
 
 TLS_PIECE = 16 * 1024
@@ -90,12 +91,13 @@ class _Lookout:
         """See `wait_for`."""
         if timeout is not None:
             timeout = min(max(0.0, timeout), _LONGEST_WAIT)
-        if self._poller is None:
+        if self._poller is None:  # without turns
             return _wait_by_select(self._sock, self._waker, read=read, write=write, timeout=timeout)
         descriptor = self._sock.fileno()
         if descriptor < 0:
             return Readiness(read, write, False, True)  # closed: the next call on it says so
         self._set_up(descriptor, read=read, write=write, peer_end=peer_end)
+        had_turn = timeout != 0 and give()
         # Rounded up: rounded down, the last millisecond of a wait would be spent spinning.
         milliseconds = None if timeout is None else timeout * 1000 + 0.999
         events = woken = 0
@@ -104,6 +106,8 @@ class _Lookout:
                 events = mask
             else:
                 woken = mask
+        if had_turn:
+            take()
         broken = bool(events & _POLL_BROKEN)
         ended = broken or bool(events & _POLL_PEER_END)
         return Readiness(
@@ -159,6 +163,16 @@ def wait_for_any(
         The sockets that are ready, and whether the waker was set. Neither: the time was up.
     """
     timeout = min(max(0.0, timeout), _LONGEST_WAIT)
+    had_turn = give()
+    found = _poll_any(socks, waker, timeout)
+    if had_turn:
+        take()
+    return found
+
+
+def _poll_any(
+    socks: Collection[socket.socket], waker: Waker, timeout: float
+) -> tuple[list[socket.socket], bool]:
     if not hasattr(select, "poll"):
         readable, writable, failed = select.select([waker], socks, socks, timeout)
         return [sock for sock in socks if sock in writable or sock in failed], bool(readable)

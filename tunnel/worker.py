@@ -22,6 +22,7 @@ from tunnel.clock import SYSTEM_CLOCK, Clock
 from tunnel.errors import ResourceExhaustedError
 from tunnel.requests import Request
 from tunnel.timers import SYSTEM_TIMERS, TimerHandle, timers_of
+from tunnel.turnstile import give
 from tunnel.waker import Waker
 
 PATIENCE = 0.25
@@ -166,6 +167,7 @@ class Worker:
         if not self._threaded:
             function()
             return
+        give()
         in_call = self._in_call
         in_call.append(None)
         self._calls += 1
@@ -329,6 +331,7 @@ class Worker:
             while self.step():
                 pass
         finally:
+            give()
             with self._lock:
                 if (thread := threading.current_thread()) in self._slow:
                     self._slow.remove(thread)

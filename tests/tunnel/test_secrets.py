@@ -204,6 +204,14 @@ def test_secrets_in_use_are_scrubbed() -> None:
     assert scrub("it is rosebud-1941!") == "it is rosebud-1941!"
 
 
+def test_of_many_secrets_each_is_scrubbed() -> None:
+    """Thousands in use, of several lengths, hide none of them; nor does a text as long as one."""
+    secrets = [Secret(f"{number:x}".rjust(6 + number % 60, "s")) for number in range(1000, 3000)]
+    for secret in secrets[::97]:
+        assert scrub(secret.reveal()) == HIDDEN
+        assert secret.reveal() not in scrub(f"it is {secret.reveal()} or {secrets[0].reveal()}")
+
+
 def test_short_secrets_are_not_looked_for() -> None:
     """Five characters may be any word; looking for them would spoil texts and hide nothing."""
     secret = Secret("five5")

@@ -142,6 +142,42 @@ def test_a_cancelled_timer_is_forgotten_at_once(timers: SystemTimers) -> None:
     assert called.wait(LONG)
 
 
+def test_cancelled_timers_do_not_pile_up(timers: SystemTimers) -> None:
+    """However many are cancelled while others wait, most of what is kept is for those."""
+    called = threading.Event()
+    late = [timers.call_at(soon(FAR), lambda: None) for _ in range(10)]
+    for _ in range(10_000):
+        timers.call_at(soon(FAR / 2), lambda: None).cancel()
+    assert len(timers._heap) < 200
+    timers.call_at(soon(), called.set)
+    assert called.wait(LONG)
+    for timer in late:
+        timer.cancel()
+    join_timers()
+
+
+def test_a_timer_behind_a_cancelled_one_is_called(timers: SystemTimers) -> None:
+    """What is cancelled holds up nobody, though the thread waits for its time."""
+    called = threading.Event()
+    first = timers.call_at(soon(0.01), lambda: None)
+    timers.call_at(soon(0.02), called.set)
+    first.cancel()
+    first.cancel()
+    assert called.wait(LONG)
+    join_timers()
+
+
+def test_cancelling_a_timer_that_was_called_does_nothing(timers: SystemTimers) -> None:
+    """Nor does it end the thread, which has others to wait for."""
+    first, second = threading.Event(), threading.Event()
+    handle = timers.call_at(soon(), first.set)
+    timers.call_at(soon(0.05), second.set)
+    assert first.wait(LONG)
+    handle.cancel()
+    assert second.wait(LONG)
+    join_timers()
+
+
 def test_cancelling_the_last_timer_ends_the_thread(timers: SystemTimers) -> None:
     """The thread does not wait for a timer that is none any more."""
     timers.call_at(soon(FAR), lambda: None).cancel()

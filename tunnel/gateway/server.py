@@ -41,6 +41,7 @@ from tunnel.session_frames import max_frame_size
 SERVICE_RESTART = 1012
 _CLOSE_TIMEOUT = 2.0  # seconds that a client has to answer a close frame
 _THREADS_END = 1.0  # seconds that threads get to end, at least
+_BACKLOG = 2048  # who wait to be accepted; who finds no room tries again in 1 s, in 3 s, in 7 s
 _CHECKERS = 8  # threads that check tokens
 _LONGEST_NAP = 5.0  # seconds between two looks at connections and sessions
 _SHORTEST_NAP = 0.01
@@ -166,6 +167,7 @@ class Gateway:
                 max_size=max_frame_size(settings.max_message_size),
                 max_queue=(4, 0),
                 write_limit=(BUFFER_SIZE, 0),
+                backlog=_BACKLOG,
                 logger=_SILENCE,
                 ssl=self._ssl_context,
             )

@@ -1,0 +1,77 @@
+"""Turns, so that a thousand tunnels that have something to do at once do not stampede.
+
+Theory of operation
+-------------------
+
+Whoever waits for the interpreter's lock looks every five milliseconds whether it is free
+(`sys.setswitchinterval`). With a thousand threads that is 200,000 wake-ups a second, which leave
+nothing of two cores for the one that works; so the longer the queue, the slower it gets shorter. A
+server that goes away, or comes back, does that to the tunnels of a process: each has milliseconds
+of work, all at the same time, and was seen to take a minute for what is a second of work.
+
+Threads that wait for a lock of their own cost nothing. So the work of a lost link and of a dial is
+done in turns, a few at a time (`SLOTS`): a tunnel's thread takes a turn (`take`) and gives it back
+(`give`) before it waits for the network, for time, or for code of the application. It is only a
+courtesy between threads: nothing is guarded by it, and who gets no turn in `PATIENCE` seconds goes
+on without. So it cannot lead to a deadlock, whatever an observer of the application does.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+SLOTS = 4
+"""Threads that work at a time: more than one, since some calls do without the interpreter."""
+
+PATIENCE = 2.0
+"""Seconds that a thread waits for its turn."""
+
+
+class _Turn(threading.local):
+    """Of the present thread.
+
+    Attributes:
+        slots: Where it belongs, while the thread has one.
+    """
+
+    slots: threading.Semaphore | None = None
+
+
+_turn = _Turn()
+_slots = threading.Semaphore(SLOTS)
+
+
+def take() -> None:
+    """Wait for a turn, unless the thread has one. `give` is to follow, whatever happens."""
+    if _turn.slots is None:
+        slots = _slots
+        if slots.acquire(timeout=PATIENCE):
+            _turn.slots = slots
+
+
+def give() -> bool:
+    """Give the turn back. Returns whether there was one, so that another is to be taken later."""
+    slots, _turn.slots = _turn.slots, None
+    if slots is None:
+        return False
+    slots.release()
+    return True
+
+
+def forget_on_fork() -> None:
+    """Have forked children begin anew: threads that had a turn in the parent are not there.
+
+    Called once, at import. Where the system cannot fork there is nothing to do.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_forget)
+
+
+def _forget() -> None:
+    global _slots
+    _slots = threading.Semaphore(SLOTS)
+    _turn.slots = None
+
+
+forget_on_fork()
