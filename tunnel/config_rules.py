@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _FLAG_WORDS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
@@ -15,8 +15,7 @@ _FLAG_WORDS = {
 }
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """What one setting takes.
 
     Attributes:

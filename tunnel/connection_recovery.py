@@ -28,7 +28,6 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from loguru import logger
@@ -51,16 +50,16 @@ _T = TunnelTrigger
 _LOSSES = (_T.LOST.value, _T.DIAL_FAILED.value)
 
 
-@dataclass
 class _UnderWay:
     """A recovery, as long as it lasts. Guarded by the lock of `ConnectionRecovery`."""
 
-    thread: int
-    hurried: bool = False
-    cancelled: bool = False
-    loss: tuple[str, TunnelError | None] | None = None  # reported while the queue was flushed
-    succeeded: bool = False  # to be read after `done`
-    done: threading.Event = field(default_factory=threading.Event)
+    def __init__(self, thread: int, hurried: bool) -> None:
+        self.thread = thread
+        self.hurried = hurried
+        self.cancelled = False
+        self.loss: tuple[str, TunnelError | None] | None = None  # told while the queue was flushed
+        self.succeeded = False  # to be read after `done`
+        self.done = threading.Event()
 
 
 class ConnectionRecovery:

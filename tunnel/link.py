@@ -12,8 +12,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 from tunnel.acknowledger import Acknowledger
 from tunnel.clock import Clock
@@ -58,8 +57,7 @@ _CHALLENGE = 2.0  # seconds for a sign of life after the network has changed (re
 _LINGER = 1.0  # seconds that the peer gets to close the connection once we have nothing more to say
 
 
-@dataclass(frozen=True)
-class LinkEnd:
+class LinkEnd(NamedTuple):
     """Why a link has ended.
 
     Attributes:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 from loguru import logger
 
@@ -28,7 +27,6 @@ from tunnel.timers import TimerHandle, timers_of
 _REMINDERS = (1.0, 2.5, 4.0)  # seconds after a change; the second, when a challenge has failed
 
 
-@dataclass(frozen=True, eq=False)
 class ObservedChange(NetworkChange):
     """The machine's network has changed for this tunnel, as seen by the watch.
 
@@ -39,8 +37,16 @@ class ObservedChange(NetworkChange):
         is_reminder: It was reported before; whoever waits may try again.
     """
 
-    message: str = ""
-    is_reminder: bool = False
+    def __init__(
+        self,
+        is_connected: bool,
+        network_type: str | None,
+        message: str = "",
+        is_reminder: bool = False,
+    ) -> None:
+        super().__init__(is_connected, network_type)
+        self.message = message
+        self.is_reminder = is_reminder
 
 
 class NetworkFollower:

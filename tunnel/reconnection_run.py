@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from typing import NamedTuple
 
 from tunnel.backoff import Backoff
 from tunnel.clock import Clock
@@ -42,8 +43,7 @@ class ReconnectionAttempt:
     reason: str
 
 
-@dataclass(frozen=True)
-class RunSettings:
+class RunSettings(NamedTuple):
     """What all runs of a manager share."""
 
     backoff: Backoff
@@ -65,16 +65,16 @@ class RunSettings:
         return datetime.fromtimestamp(self.clock.time(), timezone.utc)
 
 
-@dataclass
 class Progress:
     """How far it has come. Written by the run's thread only, read by any."""
 
-    attempt: int = 0  # the number of the one that is made or waited for
-    attempts: int = 0  # in all runs, as the rest
-    failures: int = 0
-    total_delay: float = 0.0
-    last_attempt_time: datetime | None = None
-    last_error: TunnelError | None = None
+    def __init__(self) -> None:
+        self.attempt = 0  # the number of the one that is made or waited for
+        self.attempts = 0  # in all runs, as the rest
+        self.failures = 0
+        self.total_delay = 0.0
+        self.last_attempt_time: datetime | None = None
+        self.last_error: TunnelError | None = None
 
 
 class RunCancelled(Exception):

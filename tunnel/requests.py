@@ -102,63 +102,64 @@ class Target:
                 take()
 
 
-# Compared by identity: a mailbox must be able to take one out without running Python code.
+# Never changed. Compared by identity: a mailbox must be able to take one out without running Python
+# code.
 
 
-@dataclass(frozen=True, eq=False)
 class Connect:
     """Go there; `outcome` gets None, or the error that ended all tries."""
 
-    target: Target
-    outcome: Future[None] = field(default_factory=Outcome)
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.outcome: Future[None] = Outcome()
 
 
-@dataclass(frozen=True, eq=False)
 class CancelConnect:
     """Whoever wanted the connection has stopped waiting: the outcome of `connect` is cancelled."""
 
-    connect: Connect
+    def __init__(self, connect: Connect) -> None:
+        self.connect = connect
 
 
-@dataclass(frozen=True, eq=False)
 class Close:
     """End the connection, drained first if `graceful`, by `deadline` on `monotonic()`."""
 
-    graceful: bool
-    deadline: float
-    done: threading.Event = field(default_factory=Event)
+    def __init__(self, graceful: bool, deadline: float) -> None:
+        self.graceful = graceful
+        self.deadline = deadline
+        self.done: threading.Event = Event()
 
 
-@dataclass(frozen=True, eq=False)
 class Reconnect:
     """Give the present link up, if there is one, and dial at once; `outcome` as for `Connect`."""
 
-    outcome: Future[None] = field(default_factory=Outcome)
+    def __init__(self) -> None:
+        self.outcome: Future[None] = Outcome()
 
 
-@dataclass(frozen=True, eq=False)
 class NetworkChange:
     """The machine's network went away or came back."""
 
-    is_connected: bool
-    network_type: str | None
+    def __init__(self, is_connected: bool, network_type: str | None) -> None:
+        self.is_connected = is_connected
+        self.network_type = network_type
 
 
-@dataclass(frozen=True, eq=False)
 class Greeted:
     """The application has gone first on a link: now the queue may follow."""
 
-    link: Link
+    def __init__(self, link: Link) -> None:
+        self.link = link
 
 
-@dataclass(frozen=True, eq=False)
 class CallbackFailed:
     """A callback has raised what ends a thread, where that cannot be obeyed at once.
 
     Its thread was not the tunnel's any more, or it was called in the midst of something.
     """
 
-    error: BaseException
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
 
 
 Request: TypeAlias = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from tunnel.secrets import Secret
 
@@ -125,15 +125,13 @@ class Parcel(bytes):
         return bool(vars(self).setdefault("_fate", fate) == fate)
 
 
-@dataclass(frozen=True)
-class Open:
+class Open(NamedTuple):
     """A client's wish for a new session."""
 
     limits: Limits
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(NamedTuple):
     """A server's answer to `Open`; `kept_for` is in seconds, counted from the loss of a link."""
 
     id: bytes
@@ -142,8 +140,7 @@ class Opened:
     limits: Limits
 
 
-@dataclass(frozen=True)
-class Resume:
+class Resume(NamedTuple):
     """A client's wish for its session; `received` is the number of the last frame it has."""
 
     id: bytes
@@ -151,8 +148,7 @@ class Resume:
     received: int
 
 
-@dataclass(frozen=True)
-class Resumed:
+class Resumed(NamedTuple):
     """A server's answer to `Resume`.
 
     Attributes:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, NamedTuple
 
 from tunnel.events import ConnectionEvent
 from tunnel.lifecycle import TunnelConnectionState
@@ -39,8 +39,7 @@ class TunnelConnection:
     reconnect_attempts: int = 0
 
 
-@dataclass(frozen=True)
-class TrackerSnapshot:
+class TrackerSnapshot(NamedTuple):
     """All that a tracker knows at one moment, but for its machine's records and its callbacks."""
 
     state: TunnelConnectionState
