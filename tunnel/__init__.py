@@ -13,6 +13,9 @@ Importing this has no side effect: no thread, and no log line before the program
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from loguru import logger
 
 from tunnel.circuit_breaker import BREAKER, CircuitBreaker, CircuitState
@@ -23,7 +26,6 @@ from tunnel.connection_state_tracker import ConnectionStateTracker, TunnelConnec
 from tunnel.errors import *  # noqa: F403 - the whole tree, which the module's `__all__` lists
 from tunnel.errors import __all__ as _errors
 from tunnel.events import ConnectionEvent, ConnectionEventType
-from tunnel.heartbeat_websocket import HeartbeatWebSocket
 from tunnel.lifecycle import LIFECYCLE, TunnelConnectionState, TunnelTrigger
 from tunnel.metrics_collector import (
     ConnectionQuality,
@@ -44,6 +46,9 @@ from tunnel.session_lifecycle import SESSION, SessionState
 from tunnel.tls import TlsSettings
 from tunnel.transport import Transport, WebSocketTransport
 from tunnel.websocket_heartbeat import HEARTBEAT, HeartbeatStatus, WebSocketHeartbeat
+
+if TYPE_CHECKING:
+    from tunnel.heartbeat_websocket import HeartbeatWebSocket
 
 logger.disable("tunnel")
 
@@ -91,3 +96,14 @@ __all__ = [
     "connect",
     *_errors,
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what few programs use when it is asked for.
+
+    Raises:
+        AttributeError: There is no such name.
+    """
+    if name == "HeartbeatWebSocket":
+        return import_module("tunnel.heartbeat_websocket").HeartbeatWebSocket
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
