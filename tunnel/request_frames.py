@@ -24,13 +24,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tunnel.errors import ConfigurationError
-from tunnel.responses import Headers, TunnelResponse, check_request_id, check_types, is_token
+from tunnel.responses import (
+    Headers,
+    TunnelResponse,
+    check_fields,
+    check_request_id,
+    check_types,
+    headers_of,
+    is_token,
+)
 
 MAX_HEADER_SIZE = 65_536
 """Bytes of the JSON at most: method, path and headers, or status and headers."""
 
 _PREFIX = struct.Struct(">QI")
 _ID = struct.Struct(">Q")
+
+# Written by hand, since setting an encoder up takes longer than the whole of a short header.
+_quoted = json.encoder.encode_basestring
+_decode = json.JSONDecoder().raw_decode
 
 # RFC 3986 leaves nothing but visible ASCII; "#" would begin a fragment, which is never sent.
 _PATH = re.compile(r"/[!\"$-~]*")
@@ -73,14 +85,9 @@ class TunnelRequest:
     payload: bytes = b""
 
     def __post_init__(self) -> None:
-        check_types(
-            ("request_id", self.request_id, int),
-            ("method", self.method, str),
-            ("path", self.path, str),
-            ("headers", self.headers, Headers),
-            ("payload", self.payload, bytes),
-        )
-        check_request_id(self.request_id)
+        check_fields(self.request_id, self.headers, self.payload)
+        if type(self.method) is not str or type(self.path) is not str:
+            check_types(("method", self.method, str), ("path", self.path, str))
         if not is_token(self.method):
             raise ConfigurationError(
                 "the method is not a token (RFC 9110, 5.6.2), like GET or POST"
@@ -102,11 +109,8 @@ def encode_request(request: TunnelRequest) -> bytes:
     Raises:
         ConfigurationError: Method, path and headers take more than `MAX_HEADER_SIZE` bytes.
     """
-    header = {
-        "method": request.method,
-        "path": request.path,
-        "headers": request.headers.multi_items(),
-    }
+    method, path = _quoted(request.method), _quoted(request.path)
+    header = f'{{"method":{method},"path":{path},"headers":[{_listed(request.headers)}]}}'
     return _joined(request.request_id, header, request.payload)
 
 
@@ -119,7 +123,7 @@ def decode_request(payload: bytes) -> TunnelRequest:
     request_id, header, body = _split(payload)
     try:
         method, path = _value(header, "method"), _value(header, "path")
-        return TunnelRequest(request_id, method, path, Headers(_value(header, "headers")), body)
+        return TunnelRequest(request_id, method, path, headers_of(_value(header, "headers")), body)
     except (ConfigurationError, TypeError) as error:
         raise _malformed(error, request_id) from None
 
@@ -130,7 +134,7 @@ def encode_response(response: TunnelResponse) -> bytes:
     Raises:
         ConfigurationError: The headers take more than `MAX_HEADER_SIZE` bytes.
     """
-    header = {"status": response.status_code, "headers": response.headers.multi_items()}
+    header = f'{{"status":{response.status_code:d},"headers":[{_listed(response.headers)}]}}'
     return _joined(response.request_id, header, response.payload)
 
 
@@ -142,7 +146,7 @@ def decode_response(payload: bytes) -> TunnelResponse:
     """
     request_id, header, body = _split(payload)
     try:
-        status, headers = _value(header, "status"), Headers(_value(header, "headers"))
+        status, headers = _value(header, "status"), headers_of(_value(header, "headers"))
         return TunnelResponse(request_id, status, headers, body)
     except (ConfigurationError, TypeError) as error:
         raise _malformed(error, request_id) from None
@@ -180,8 +184,12 @@ def _check_path(path: str) -> None:
         )
 
 
-def _joined(request_id: int, header: Mapping[str, object], body: bytes) -> bytes:
-    encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+def _listed(headers: Headers) -> str:
+    return ",".join([f"[{_quoted(n)},{_quoted(v)}]" for n, v in headers.multi_items()])
+
+
+def _joined(request_id: int, header: str, body: bytes) -> bytes:
+    encoded = header.encode()
     if len(encoded) > MAX_HEADER_SIZE:
         raise ConfigurationError(
             f"what goes before the body takes {len(encoded)} bytes, of {MAX_HEADER_SIZE} at most"
@@ -202,12 +210,21 @@ def _split(payload: bytes) -> tuple[int, dict[str, Any], bytes]:
             f"a header of {size} bytes where {len(payload) - _PREFIX.size} follow", request_id
         )
     try:
-        header = json.loads(payload[_PREFIX.size : end].decode())
+        header = _parsed(payload[_PREFIX.size : end].decode())
     except (ValueError, RecursionError):
         raise MalformedRequest("a header that is not JSON in UTF-8", request_id) from None
     if not isinstance(header, dict):
         raise MalformedRequest("a header that is no JSON object", request_id)
     return request_id, header, payload[end:]
+
+
+def _parsed(text: str) -> Any:
+    """What the JSON says; with nothing around it, which is what we write, in half the time."""
+    if text[:1] == "{":
+        value, end = _decode(text)
+        if end == len(text):
+            return value
+    return json.loads(text)
 
 
 def _value(header: Mapping[str, Any], name: str) -> Any:

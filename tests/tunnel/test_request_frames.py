@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import json
 import struct
 from collections.abc import Callable
@@ -60,6 +61,33 @@ def test_a_request_byte_for_byte() -> None:
     header = '{"method":"PUT","path":"/a?b=c","headers":[["X","é"],["x","2"]]}'.encode()
     prefix = b"\1\2\3\4\5\6\7\x08" + bytes([0, 0, 0, len(header)])
     assert encode_request(request) == prefix + header + b"\0body"
+
+
+@given(requests)
+def test_the_header_is_what_json_makes_of_it(request: TunnelRequest) -> None:
+    """The header, which is written by hand, is to the byte what the standard library writes."""
+    fields = list(request.headers.multi_items())
+    header = {"method": request.method, "path": request.path, "headers": fields}
+    expected = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    encoded = encode_request(request)
+    assert encoded[12 : len(encoded) - len(request.payload)] == expected
+
+
+def test_a_method_may_be_a_member_of_an_enumeration() -> None:
+    """What is written is the string that such a member is, not its name."""
+
+    class Method(str, enum.Enum):
+        GET = "GET"
+
+    request = TunnelRequest(5, Method.GET, "/", Headers({Method.GET: Method.GET}))
+    header = b'{"method":"GET","path":"/","headers":[["GET","GET"]]}'
+    assert encode_request(request)[12:] == header
+
+
+@pytest.mark.parametrize("text", [' {"status":200,"headers":[]}', '{"status":200,"headers":[]}\n '])
+def test_white_space_around_a_header_means_nothing(text: str) -> None:
+    """It belongs to JSON, as it does anywhere else."""
+    assert decode_response(frame(text.encode(), b"body")).payload == b"body"
 
 
 @given(requests)
