@@ -145,6 +145,7 @@ class Circuit:
         self._reset_timeout = reset_timeout
         self._now = 0.0  # of the present call, for the guard and for entering a state
         self._era = object()  # since the circuit opened last
+        self._is_closed = True  # as the machine says, too; asked for each call
         self._failures = 0  # in a row, while closed
         self._retry_at = 0.0  # while open
         self._trial: weakref.ref[Permit] | None = None  # while half open
@@ -156,6 +157,8 @@ class Circuit:
         Raises:
             CircuitOpenError: It may not.
         """
+        if self._is_closed:  # as the table has it: it passes, and nothing changes
+            return Permit(self._era)
         self._now = now
         self.machine.fire("call")
         state = self.machine.state
@@ -177,6 +180,8 @@ class Circuit:
         self._now = now
         if trigger == "success":
             self._failures = 0
+            if self._is_closed:  # likewise
+                return
         elif trigger == "failure":
             self._failures += 1
         self.machine.fire(trigger)
@@ -193,10 +198,12 @@ class Circuit:
 
     def on_enter_closed(self) -> None:
         """Begin to count."""
+        self._is_closed = True
         self._failures = 0
 
     def on_enter_open(self) -> None:
         """Begin to wait; permits that were given before mean nothing any more."""
+        self._is_closed = False
         self._era = object()
         self._retry_at = self._now + self._reset_timeout
 

@@ -14,10 +14,17 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures._base import PENDING
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    _Lock = threading.Condition  # which has the same methods, and may have subclasses
+else:
+    from _thread import RLock as _Lock
 
 _T = TypeVar("_T")
 
@@ -114,16 +121,34 @@ class Condition:
             del self._waiters[0]
 
 
-class _Condition(threading.Condition):
-    """Entered and left in one step: what is looked up is the lock's own method."""
+class _OutcomeLock(_Lock):
+    """The lock of a future, and the waiting for its change, in one object.
 
-    __enter__ = property(lambda self: self._lock.__enter__)
-    __exit__ = property(lambda self: self._lock.__exit__)
+    What ``with`` calls is so the lock's own, which takes it in one step. The rest is as in
+    `threading.Condition`, which keeps its lock beside it.
+    """
+
+    __slots__ = ("_waiters",)
+
+    def __init__(self) -> None:
+        self._waiters: deque[Any] = deque()
+
+    wait = threading.Condition.wait
+    notify = threading.Condition.notify
+
+    def notify_all(self) -> None:
+        """Wake all who wait; mostly that is nobody."""
+        if self._waiters:
+            self.notify(len(self._waiters))
 
 
 class Outcome(Future[_T], Generic[_T]):
     """A future that stays usable when one of its methods is interrupted."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._condition = _Condition()
+        # What the base class would set, which would make a condition of its own in vain.
+        self._condition = _OutcomeLock()
+        self._state = PENDING
+        self._result = self._exception = None
+        self._waiters: list[Any] = []
+        self._done_callbacks: list[Callable[[Future[_T]], object]] = []

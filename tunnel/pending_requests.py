@@ -35,7 +35,6 @@ ten.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import heapq
 import itertools
@@ -43,7 +42,7 @@ import random
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from loguru import logger
 
@@ -61,7 +60,7 @@ from tunnel.request_frames import (
     encode_request,
 )
 from tunnel.request_queue import RequestPriority
-from tunnel.responses import Headers, TunnelResponse
+from tunnel.responses import TunnelResponse, headers_of
 from tunnel.session_frames import FrameKind, Parcel, SessionViolation
 from tunnel.timers import TimerHandle, timers_of
 
@@ -72,8 +71,7 @@ _FORGOTTEN = 64
 """Deadlines of ended requests that may be kept besides as many as there are outstanding ones."""
 
 
-@dataclass(frozen=True, eq=False)
-class Pending:
+class Pending(NamedTuple):
     """One request that is outstanding. Times are seconds on the monotonic clock.
 
     Attributes:
@@ -93,6 +91,27 @@ class Pending:
     timeout: float
 
 
+class _Answer(Outcome[TunnelResponse]):
+    """What a caller gets: tells by its number that the request was cancelled.
+
+    It does not know the request: they would be part of a reference cycle, and the response would
+    stay until the garbage collector comes by.
+    """
+
+    def __init__(self, request_id: int, on_cancel: Callable[[int], None]) -> None:
+        super().__init__()
+        self._request_id = request_id
+        self._on_cancel = on_cancel
+
+    def cancel(self) -> bool:
+        """See `concurrent.futures.Future.cancel`."""
+        try:
+            return super().cancel()
+        finally:  # a callback may have ended the thread
+            if self.cancelled():
+                self._on_cancel(self._request_id)
+
+
 class Outstanding:
     """The register of requests and their deadlines. Pure; not thread-safe."""
 
@@ -108,10 +127,13 @@ class Outstanding:
         """Register a request; its time does not run out before `watch`."""
         self._requests[request.request_id] = request
 
-    def watch(self, request: Pending) -> None:
-        """Give a request its deadline; of one that has ended meanwhile nothing comes."""
+    def watch(self, request: Pending) -> float | None:
+        """Give a request its deadline, and return it; None: it has ended meanwhile."""
+        if request.request_id not in self._requests:
+            return None
         deadline = request.started + request.timeout
         heapq.heappush(self._deadlines, (deadline, request.request_id))
+        return deadline
 
     def take(self, request_id: int) -> Pending | None:
         """Take one out; None if it is not there."""
@@ -243,12 +265,13 @@ class PendingRequests:
         if not isinstance(priority, RequestPriority):
             raise TypeError(f"priority must be a RequestPriority, not {priority!r}")
         body = _body(payload)
-        asked = TunnelRequest(next(self._ids), method, path, Headers(headers), body)
+        request_id = next(self._ids)
+        asked = TunnelRequest(request_id, method, path, headers_of(headers), body)
         parcel = Parcel(FrameKind.REQUEST, encode_request(asked))
         permit = self._breaker.allow()
-        request = Pending(asked.request_id, parcel, Outcome(), permit, started, timeout)
-        self._send(request, priority)
-        return request.future
+        future = _Answer(request_id, self._cancelled)
+        self._send(Pending(request_id, parcel, future, permit, started, timeout), priority)
+        return future
 
     def answered(self, parcel: Parcel) -> None:
         """Take a RESPONSE from the peer. An answer that comes late is dropped and counted.
@@ -274,7 +297,8 @@ class PendingRequests:
         else:
             self._breaker.record_success(request.permit)
             self._metrics.record_request(latency, True)
-        request.future.set_result(dataclasses.replace(response, latency=latency))
+        object.__setattr__(response, "latency", latency)  # nobody else has it yet
+        request.future.set_result(response)
 
     def fail_all(self, error: TunnelError) -> None:
         """Let all that are outstanding end with an error: no answer to them can come any more.
@@ -285,22 +309,22 @@ class PendingRequests:
         """
         with self._lock:
             requests = self._outstanding.take_all()
-            self._plan()
+            self._unplan()
         self._take_back(requests)
         is_failure = isinstance(error, SessionLostError)
         self._fail_each(requests, lambda _: copy.copy(error), is_failure)
 
     def _send(self, request: Pending, priority: RequestPriority) -> None:
         """Register a request and post it; if that fails, nothing of it remains."""
-        request.future.add_done_callback(functools.partial(self._on_done, request.request_id))
         with self._lock:
             self._outstanding.add(request)  # first: the answer may come before `post` returns
         try:
             self._post(request.parcel, priority, request.timeout)
             # Only now, or a wait for room that is in vain could count as a failure of the peer.
             with self._lock:
-                self._outstanding.watch(request)
-                self._plan()
+                deadline = self._outstanding.watch(request)
+                if deadline is not None:
+                    self._plan(deadline)
         except BaseException:
             if self._take(request.request_id) is not None:
                 self._take_back([request])
@@ -309,14 +333,8 @@ class PendingRequests:
         if request.parcel.is_withdrawn:  # perhaps before it was in the queue
             self._take_back([request])
 
-    def _on_done(self, request_id: int, future: Future[TunnelResponse]) -> None:
-        """A future is done, by us or by its caller's `cancel`.
-
-        It gets the id alone: a future that knew its request would be part of a reference cycle, and
-        the response would stay until the garbage collector comes by.
-        """
-        if not future.cancelled():
-            return
+    def _cancelled(self, request_id: int) -> None:
+        """A caller has cancelled a future that was not done."""
         request = self._take(request_id)
         if request is not None:  # else whoever took it finds it cancelled
             self._claim(request)
@@ -327,7 +345,9 @@ class PendingRequests:
             if number == self._timers_set:
                 self._timer = None
             requests = self._outstanding.take_due(self._clock.monotonic())
-            self._plan()
+            due = self._outstanding.next_due()
+            if due is not None:
+                self._plan(due)
         try:
             self._fail_each(requests, _time_out, True)
         finally:
@@ -404,23 +424,29 @@ class PendingRequests:
     def _take(self, request_id: int) -> Pending | None:
         with self._lock:
             request = self._outstanding.take(request_id)
-            self._plan()
+            if not self._outstanding:
+                self._unplan()
         return request
 
-    def _plan(self) -> None:
-        """See to it that there is a timer, no later than the next deadline. Needs the lock.
+    def _plan(self, deadline: float) -> None:
+        """See to it that there is a timer, no later than this. Needs the lock.
 
-        One that is too early stays: it finds nothing due, and plans anew.
+        One that is too early stays, also when the request that it was for has ended: it finds
+        nothing due, and plans anew. So whoever takes a request out need not look for the next.
         """
-        due = self._outstanding.next_due()
-        if self._timer is not None and (due is None or due < self._timer_due):
-            self._timer.cancel()
-            self._timer = None
-        if self._timer is None and due is not None:
+        if self._timer is not None and deadline < self._timer_due:
+            self._unplan()
+        if self._timer is None:
             self._timers_set += 1
             callback = functools.partial(self._on_time, self._timers_set)
-            self._timer = self._timers.call_at(due, callback)
-            self._timer_due = due
+            self._timer = self._timers.call_at(deadline, callback)
+            self._timer_due = deadline
+
+    def _unplan(self) -> None:
+        """There is no timer any more. Needs the lock."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
 
     def _latency(self, request: Pending) -> float:
         # Not below 0, which the metrics refuse: a test that unfreezes time can turn the clock back.

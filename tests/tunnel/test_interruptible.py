@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 
 import pytest
 
@@ -118,10 +120,37 @@ def test_an_outcome_is_a_future() -> None:
 
 
 def test_the_lock_of_an_outcome_is_taken_in_one_step() -> None:
-    """What ``with`` calls is the lock's own method, between which and the block nothing comes."""
-    condition = Outcome()._condition
-    assert condition.__enter__ == condition._lock.__enter__
-    assert condition.__exit__ == condition._lock.__exit__
+    """What ``with`` calls is a lock's own method, between which and the block nothing comes."""
+    condition, lock = type(Outcome()._condition), type(threading.RLock())
+    assert condition.__enter__ is lock.__enter__
+    assert condition.__exit__ is lock.__exit__
+
+
+def test_an_outcome_has_what_a_future_has() -> None:
+    """It sets what the base class would, which it does not ask to do so."""
+    outcome, future = vars(Outcome()), vars(Future())
+    del outcome["_condition"], future["_condition"]
+    assert outcome == future
+
+
+def test_all_who_wait_for_an_outcome_are_woken() -> None:
+    """Any number of threads has the result, whether it came before they waited or after."""
+    outcome: Outcome[int] = Outcome()
+    with ThreadPoolExecutor(8) as pool:
+        results = [pool.submit(outcome.result, LONG) for _ in range(8)]
+        while len(outcome._condition._waiters) < 8:
+            pass
+        outcome.set_result(3)
+        assert [result.result(LONG) for result in results] == [3] * 8
+    assert outcome.result(0) == 3
+
+
+def test_an_outcome_that_does_not_come_is_waited_for_in_vain() -> None:
+    """After the time-out nobody is registered as waiting for it."""
+    outcome: Outcome[int] = Outcome()
+    with pytest.raises(FutureTimeoutError):
+        outcome.result(0.001)
+    assert not outcome._condition._waiters
 
 
 @pytest.mark.parametrize("timeout", [None, LONG])
