@@ -61,6 +61,7 @@ Item: TypeAlias = str | bytes
 _S = SessionState
 # Plain numbers: to compare with a member of an enumeration takes longer.
 _TEXT, _BINARY, _ACK = int(FrameKind.TEXT), int(FrameKind.BINARY), int(FrameKind.ACK)
+_REQUEST, _SKIP, _END = int(FrameKind.REQUEST), int(FrameKind.SKIP), int(FrameKind.END)
 _PARCELS = frozenset({FrameKind.REQUEST, FrameKind.RESPONSE, FrameKind.CANCEL})
 _HALF = 2**31
 _MOST_RELEASED = 2**63  # a counter has 64 bits on the wire, and goes on from here
@@ -135,7 +136,7 @@ class Session:
     ) -> None:
         self.limits: Final = limits
         self._keep_messages, self._keep_bytes = keep
-        self._accepts = frozenset(accepts)
+        self._accepts = {int(kind): kind for kind in accepts}
         self.id = b""
         self.token: Secret | None = None
         self.kept_for = 0
@@ -525,10 +526,10 @@ class Session:
         if len(frame) < OVERHEAD:
             self._obey_short(frame)
             return
-        if kind == FrameKind.END:
+        if kind == _END:
             self.ended_by_peer = read_reason(frame)
             return
-        if not _TEXT <= kind <= FrameKind.SKIP:
+        if not _TEXT <= kind <= _SKIP:
             raise SessionViolation(f"a frame of kind {kind:#04x}, which does not belong here")
         ahead = (number - self.received) & MAX_UINT32
         if ahead == 0 or ahead >= _HALF:
@@ -536,15 +537,15 @@ class Session:
             return
         if ahead > 1:
             raise SessionViolation(f"number {self.received + ahead} after {self.received}")
-        if kind == FrameKind.SKIP:
+        if kind == _SKIP:
             if len(frame) != OVERHEAD:
                 raise SessionViolation("SKIP with a payload")
         elif kind in self._accepts:
-            items.append(Parcel(FrameKind(kind), frame[OVERHEAD:]))
+            items.append(Parcel(self._accepts[kind], frame[OVERHEAD:]))
         else:
             raise SessionViolation(f"{FrameKind(kind).name}, which does not belong here")
         self._note_received(len(frame) - OVERHEAD)
-        if kind != FrameKind.REQUEST:
+        if kind != _REQUEST:
             self._asides.append(self.received)
             self._pass_asides()
 

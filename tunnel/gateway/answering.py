@@ -52,6 +52,10 @@ class _Run:
         self.is_over = False
         self.timer: asyncio.TimerHandle | None = None
 
+    def failed(self, status: int, sentence: str) -> Parcel:
+        """An answer that is only a sentence."""
+        return _parcel(failure(int.from_bytes(self.key, "big"), status, sentence))
+
 
 class Requests:
     """Answers the requests of a session. For the event loop's thread.
@@ -190,14 +194,12 @@ class Requests:
         self._wake()
 
     def _refuse(self, run: _Run, status: int, sentence: str) -> None:
-        self._reply(run, _parcel(failure(int.from_bytes(run.key, "big"), status, sentence)))
+        self._reply(run, run.failed(status, sentence))
 
     def _reply(self, run: _Run, answer: Parcel) -> None:
         limit = _SURPLUS * self._settings.max_outgoing_bytes
         if self._outbox.bytes and self._outbox.bytes + len(answer) > limit:
-            number = int.from_bytes(run.key, "big")
-            sentence = "Too much is waiting to be sent to this client."
-            answer = _parcel(failure(number, 503, sentence))
+            answer = run.failed(503, "Too much is waiting to be sent to this client.")
         self._forget(run)
         self._outbox.put(answer)
 
@@ -214,7 +216,6 @@ class Requests:
 
     def _answer(self, run: _Run) -> Parcel:
         """The answer to a request, whatever happens; in any thread."""
-        number = int.from_bytes(run.key, "big")
         payload = run.payload
         try:
             if payload is None:  # cancelled a moment ago
@@ -228,13 +229,13 @@ class Requests:
                 raise RequestFailed(502, sentence)
             return answer
         except MalformedRequest as error:
-            failed = failure(number, 400, f"The request is malformed: {error}.")
+            status, sentence = 400, f"The request is malformed: {error}."
         except RequestFailed as error:
-            failed = failure(number, error.status, str(error))
+            status, sentence = error.status, str(error)
         except Exception:
             logger.exception("the handler failed at a request of session {}", self._session.id[:8])
-            failed = failure(number, 500, "The handler of the gateway failed at this request.")
-        return _parcel(failed)
+            status, sentence = 500, "The handler of the gateway failed at this request."
+        return run.failed(status, sentence)
 
 
 def _parcel(response: TunnelResponse) -> Parcel:

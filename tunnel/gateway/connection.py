@@ -2,12 +2,15 @@
 
 websockets reads, answers pings and does the handshakes. What it writes goes through a coroutine and
 a system call for each message; here many messages are joined into one write, at once if the
-transport has room. It has not: the one who writes is called back when it has.
+transport has room. It has not: the one who writes is called back when it has. The frames of
+messages are so short a matter (a server masks nothing, and extensions are not offered) that they
+are made here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
@@ -21,6 +24,8 @@ from tunnel.gateway.liveness import Liveness
 
 BUFFER_SIZE = 128 * 1024
 """Bytes that wait in a transport before nothing more is written to it."""
+
+_SHORT, _MEDIUM, _LONG = struct.Struct(">BB"), struct.Struct(">BBH"), struct.Struct(">BBQ")
 
 MAX_FRAGMENTS = 4096
 """Frames of one message. Empty ones cost a client six bytes, and us some hundred."""
@@ -83,21 +88,15 @@ class GatewayConnection(ServerConnection):
 
     def write(self, messages: Iterable[str | bytes]) -> None:
         """Write messages: text or binary. Only while `is_writable`; else they may be lost."""
-        protocol = self.protocol
         if not self.is_open:
             return  # whoever reads from it is about to notice
-        for message in messages:
-            if isinstance(message, str):
-                protocol.send_text(message.encode())
-            else:
-                protocol.send_binary(message)
-        self._flush()
+        self._send([*self.protocol.data_to_send(), *map(_frame, messages)])
 
     def send_ping(self) -> None:
         """Ask for a sign of life."""
         if self.is_open:
             self.protocol.send_ping(b"")
-            self._flush()
+            self._send(self.protocol.data_to_send())
 
     @property
     def pending(self) -> int:
@@ -124,8 +123,7 @@ class GatewayConnection(ServerConnection):
         """Close it at once, without a word."""
         self.transport.abort()
 
-    def _flush(self) -> None:
-        chunks = self.protocol.data_to_send()
+    def _send(self, chunks: list[bytes]) -> None:
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self.written += len(data)
         self.transport.write(data)
@@ -178,6 +176,17 @@ class GatewayConnection(ServerConnection):
         self._unread_answers = 0
         if self.on_writable is not None:
             self.on_writable()
+
+
+def _frame(message: str | bytes) -> bytes:
+    """The frame of a message (RFC 6455, section 5.2)."""
+    first, payload = (0x81, message.encode()) if isinstance(message, str) else (0x82, message)
+    size = len(payload)
+    if size < 126:
+        return _SHORT.pack(first, size) + payload
+    if size < 65536:
+        return _MEDIUM.pack(first, 126, size) + payload
+    return _LONG.pack(first, 127, size) + payload
 
 
 def short(reason: str) -> str:
