@@ -297,7 +297,7 @@ class PendingRequests:
         else:
             self._breaker.record_success(request.permit)
             self._metrics.record_request(latency, True)
-        object.__setattr__(response, "latency", latency)  # nobody else has it yet
+        vars(response)["latency"] = latency  # it is frozen, but nobody else has it yet
         request.future.set_result(response)
 
     def fail_all(self, error: TunnelError) -> None:

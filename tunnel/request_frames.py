@@ -20,11 +20,12 @@ import json
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tunnel.errors import ConfigurationError
 from tunnel.responses import (
+    NO_HEADERS,
     Headers,
     TunnelResponse,
     check_fields,
@@ -61,7 +62,7 @@ class MalformedRequest(Exception):
         self.request_id = request_id
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class TunnelRequest:
     """What the client asks of the other end.
 
@@ -81,18 +82,28 @@ class TunnelRequest:
     request_id: int
     method: str
     path: str
-    headers: Headers = field(default_factory=Headers)
-    payload: bytes = b""
+    headers: Headers
+    payload: bytes
 
-    def __post_init__(self) -> None:
-        check_fields(self.request_id, self.headers, self.payload)
-        if type(self.method) is not str or type(self.path) is not str:
-            check_types(("method", self.method, str), ("path", self.path, str))
-        if not is_token(self.method):
+    def __init__(
+        self,
+        request_id: int,
+        method: str,
+        path: str,
+        headers: Headers = NO_HEADERS,
+        payload: bytes = b"",
+    ) -> None:
+        check_fields(request_id, headers, payload)
+        if type(method) is not str or type(path) is not str:
+            check_types(("method", method, str), ("path", path, str))
+        if not is_token(method):
             raise ConfigurationError(
                 "the method is not a token (RFC 9110, 5.6.2), like GET or POST"
             )
-        _check_path(self.path)
+        _check_path(path)
+        self.__dict__.update(
+            request_id=request_id, method=method, path=path, headers=headers, payload=payload
+        )
 
     def __repr__(self) -> str:
         path, has_query, _ = self.path.partition("?")

@@ -117,10 +117,11 @@ class Headers(Mapping[str, str]):
         return {name: tuple(values) for name, (_, values) in self._names.items()}
 
 
-_NO_HEADERS = Headers()
+NO_HEADERS = Headers()
+"""None at all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class TunnelResponse:
     """The answer to a request. Any status is an answer, also 4xx and 5xx.
 
@@ -138,16 +139,31 @@ class TunnelResponse:
 
     request_id: int
     status_code: int
-    headers: Headers = field(default_factory=Headers)
-    payload: bytes = field(default=b"", repr=False)
-    latency: float = 0.0
+    headers: Headers
+    payload: bytes = field(repr=False)
+    latency: float
 
-    def __post_init__(self) -> None:
-        check_fields(self.request_id, self.headers, self.payload)
-        if type(self.status_code) is not int:
-            check_types(("status_code", self.status_code, int))
-        if not 100 <= self.status_code <= 999:
+    def __init__(
+        self,
+        request_id: int,
+        status_code: int,
+        headers: Headers = NO_HEADERS,
+        payload: bytes = b"",
+        latency: float = 0.0,
+    ) -> None:
+        check_fields(request_id, headers, payload)
+        if type(status_code) is not int:
+            check_types(("status_code", status_code, int))
+        if not 100 <= status_code <= 999:
             raise ConfigurationError("status_code must have three digits (RFC 9110, section 15)")
+        # All at once takes half the time of setting each field of what is frozen.
+        self.__dict__.update(
+            request_id=request_id,
+            status_code=status_code,
+            headers=headers,
+            payload=payload,
+            latency=latency,
+        )
 
     @property
     def text(self) -> str:
@@ -173,7 +189,7 @@ class TunnelResponse:
 def headers_of(fields: Mapping[str, str] | Iterable[tuple[str, str]] | None) -> Headers:
     """The header fields as `Headers`, which are not made anew if there are none, or are there."""
     if fields is None or fields == []:
-        return _NO_HEADERS
+        return NO_HEADERS
     return fields if type(fields) is Headers else Headers(fields)
 
 
