@@ -276,7 +276,8 @@ class CircuitBreaker:
             with self._lock:
                 return self._circuit.call(self._clock.monotonic())
         finally:
-            self._tell()
+            if self._untold:
+                self._tell()
 
     def record_success(self, permit: Permit) -> None:
         """The call has succeeded: failures before it do not count any more."""
@@ -313,7 +314,8 @@ class CircuitBreaker:
     def _report(self, permit: Permit, trigger: str) -> None:
         with self._lock:
             self._circuit.report(permit, trigger, self._clock.monotonic())
-        self._tell()
+        if self._untold:
+            self._tell()
 
     def _tell(self) -> None:
         """Tell of all changes that nobody was told of, unless another call is about it already."""

@@ -264,7 +264,7 @@ class PendingRequests:
         timeout = checked_limit("timeout", timeout)
         if not isinstance(priority, RequestPriority):
             raise TypeError(f"priority must be a RequestPriority, not {priority!r}")
-        body = _body(payload)
+        body = payload if type(payload) is bytes else _body(payload)
         request_id = next(self._ids)
         asked = TunnelRequest(request_id, method, path, headers_of(headers), body)
         parcel = Parcel(FrameKind.REQUEST, encode_request(asked))

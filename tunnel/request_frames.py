@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,9 +132,9 @@ def decode_request(payload: bytes) -> TunnelRequest:
     """
     request_id, header, body = _split(payload)
     try:
-        method, path = _value(header, "method"), _value(header, "path")
-        return TunnelRequest(request_id, method, path, headers_of(_value(header, "headers")), body)
-    except (ConfigurationError, TypeError) as error:
+        method, path, fields = header["method"], header["path"], header["headers"]
+        return TunnelRequest(request_id, method, path, _headers_of(fields), body)
+    except (ConfigurationError, TypeError, KeyError) as error:
         raise _malformed(error, request_id) from None
 
 
@@ -157,9 +156,9 @@ def decode_response(payload: bytes) -> TunnelResponse:
     """
     request_id, header, body = _split(payload)
     try:
-        status, headers = _value(header, "status"), headers_of(_value(header, "headers"))
-        return TunnelResponse(request_id, status, headers, body)
-    except (ConfigurationError, TypeError) as error:
+        status, fields = header["status"], header["headers"]
+        return TunnelResponse(request_id, status, _headers_of(fields), body)
+    except (ConfigurationError, TypeError, KeyError) as error:
         raise _malformed(error, request_id) from None
 
 
@@ -196,7 +195,8 @@ def _check_path(path: str) -> None:
 
 
 def _listed(headers: Headers) -> str:
-    return ",".join([f"[{_quoted(n)},{_quoted(v)}]" for n, v in headers.multi_items()])
+    fields = headers.multi_items()
+    return ",".join([f"[{_quoted(n)},{_quoted(v)}]" for n, v in fields]) if fields else ""
 
 
 def _joined(request_id: int, header: str, body: bytes) -> bytes:
@@ -238,16 +238,14 @@ def _parsed(text: str) -> Any:
     return json.loads(text)
 
 
-def _value(header: Mapping[str, Any], name: str) -> Any:
-    """One value of a decoded header, not checked but for its being there."""
-    if name not in header:
-        raise TypeError(f"{name} is missing")
-    value = header[name]
-    if name == "headers" and not isinstance(value, list):  # an object could not repeat a name
-        raise TypeError(f"headers must be a list, not {type(value).__name__}")
-    return value
+def _headers_of(fields: Any) -> Headers:
+    if not isinstance(fields, list):  # an object could not repeat a name
+        raise TypeError(f"headers must be a list, not {type(fields).__name__}")
+    return headers_of(fields)
 
 
-def _malformed(error: ConfigurationError | TypeError, request_id: int) -> MalformedRequest:
+def _malformed(error: Exception, request_id: int) -> MalformedRequest:
+    if isinstance(error, KeyError):
+        return MalformedRequest(f"{error.args[0]} is missing", request_id)
     text = error.message if isinstance(error, ConfigurationError) else str(error)
     return MalformedRequest(text, request_id)
