@@ -75,6 +75,8 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "tunnel.session_channel",
                 "tunnel.session_handshake",
                 "tunnel.session_keeper",
+                "tunnel.session_receiving",
+                "tunnel.session_sending",
                 "tunnel.state_effects",
                 "tunnel.state_watch",
                 "tunnel.tracker_snapshot",

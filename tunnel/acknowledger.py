@@ -55,7 +55,8 @@ class Acknowledger:
     def expect(self) -> None:
         """Messages are about to be delivered, and `look` may be long in coming."""
         with self._lock:
-            self._start_timer()
+            if self._timer is None:  # as it seldom is; and this is asked for each message
+                self._start_timer()
 
     def look(self) -> None:
         """Acknowledge what is due; see to it that the rest is before long."""
@@ -68,7 +69,7 @@ class Acknowledger:
                 delivery.tell_after(channel.takes_until_due)
                 # What was taken in between may have told nobody.
                 frame = channel.acknowledgement(delivery.taken, is_late=False) or frame
-            if channel.is_owing:
+            if self._timer is None and channel.is_owing:
                 self._start_timer()
         if frame is not None:
             self._write(frame)
@@ -96,7 +97,7 @@ class Acknowledger:
 
     def _start_timer(self) -> None:
         """Needs the lock."""
-        if self._timer is None and not self._is_stopped:
+        if not self._is_stopped:
             when = self._clock.monotonic() + DELAY
             self._timer = timers_of(self._clock).call_at(when, self._expire)
 

@@ -152,6 +152,8 @@ class SessionChannel:
             return 0
         if session.has_replay:
             return 1
+        if not (self._first or self._queue.waiting):  # the common case, and asked for each message
+            return 0
         if self._retry_at is not None and self._clock.monotonic() < self._retry_at:
             return 0
         if self._first:
@@ -167,12 +169,14 @@ class SessionChannel:
         """Whether there is room; or, if there is not, it can be asked for."""
         return int(session.has_room_for(length) or session.may_ask)
 
-    def take_many(self, limit: int, max_bytes: int) -> list[Message]:
+    def take_many(self, limit: int, max_bytes: int) -> Sequence[Message]:
         """The next frames: what has to be replayed, then what gets its number now."""
         session = self._live
+        if not (session.has_replay or self._first or self._queue.waiting):
+            return []  # asked after each batch; who adds something now has it looked at again
         with self._lock:
             if session.has_replay:
-                return list(session.replay(limit, max_bytes))
+                return session.replay(limit, max_bytes)
             has_first = bool(self._first)
             if has_first and not session.has_room_for(_length(self._first[0][0])):
                 return self._ask(session)
@@ -197,23 +201,25 @@ class SessionChannel:
 
     def _take_from_queue(
         self, session: Session, limit: int, max_bytes: int, max_first: int | None
-    ) -> list[Message]:
+    ) -> Sequence[Message]:
         if not limit:
             return []
         self._before_take = session.last_number
         items = self._queue.take_many(
             limit, max_bytes, max_first=max_first, number=session.last_number + 1
         )
+        has_asides = not _MESSAGES.issuperset(map(type, items))
         with self._lock:
-            wanted = _wanted(items)
-            first = session.last_number + 1
-            frames = session.send(wanted)
-            if not _MESSAGES.issuperset(map(type, wanted)):
-                kinds = enumerate(map(type, wanted), first)
+            if not has_asides:
+                frames = session.send(items)
+            else:
+                wanted = _wanted(items)
+                kinds = enumerate(map(type, wanted), session.last_number + 1)
+                frames = session.send(wanted)
                 self._asides += (number for number, kind in kinds if kind not in _MESSAGES)
         self._queue.hand_over(len(items))
         self._before_take = None
-        return list(frames)
+        return frames
 
     def _put_off(self, error: QueueStorageError) -> None:
         """Numbers cannot be written down, as on a full disk: nothing goes out for a while."""
@@ -222,7 +228,7 @@ class SessionChannel:
         self._retry_at = self._clock.monotonic() + _RETRY_DELAY
         timers_of(self._clock).call_at(self._retry_at, self._on_retry)
 
-    def _take_first(self, session: Session) -> list[Message]:
+    def _take_first(self, session: Session) -> Sequence[Message]:
         self._queue.record_number(session.last_number + 1)  # it was in no queue, and so in no file
         with self._lock:
             entry = self._first[0]
@@ -231,7 +237,7 @@ class SessionChannel:
             self._note_first(entry, session.last_number)
             self._first.popleft()
             self._moving = None
-            return list(frames)
+            return frames
 
     def _note_first(self, entry: tuple[Message], number: int) -> None:
         """Needs the lock."""
@@ -247,7 +253,8 @@ class SessionChannel:
 
     def send_directly(self, message: Message) -> bytes | None:
         """Number a message past the queue; None if it has to wait. Needs the write role."""
-        session = self._live
+        session = self.session
+        assert session is not None
         if self._queue.waiting:  # without room, or it would be there no more
             return None
         is_aside = type(message) is Parcel
@@ -269,7 +276,8 @@ class SessionChannel:
 
     def note_written(self, count: int) -> None:
         """The oldest frames so far, so many, were written whole."""
-        session = self._live
+        session = self.session
+        assert session is not None
         with self._lock:
             if self._is_asking:  # that was a batch of its own, and has no number
                 self._is_asking, count = False, count - 1
@@ -361,25 +369,29 @@ class SessionChannel:
             The messages that are new, in order. `violation` says how the protocol was broken after
             them, if it was.
         """
-        session = self._live
+        session = self.session
+        assert session is not None
         with self._lock:
             before = session.acknowledged
             items = _received(session, frames)
             acknowledged = session.acknowledged
-            while self._words and self._words[0] <= acknowledged:
-                self._words.popleft()
-            is_settled = acknowledged != before and not self._unsettled
-            if is_settled:
-                self._settled.notify_all()
+            is_settled = acknowledged != before and self._settle(acknowledged)
         if acknowledged != before:
             self._queue.acknowledge(acknowledged)
-        if is_settled:
-            self._on_settled()
-        return self._without_answers(session, items)
+            if is_settled:
+                self._on_settled()
+        return self._without_answers(session, items) if Parcel in map(type, items) else items
+
+    def _settle(self, acknowledged: int) -> bool:
+        """More was acknowledged: returns whether nothing is unacknowledged now. Needs the lock."""
+        while self._words and self._words[0] <= acknowledged:
+            self._words.popleft()
+        if self._unsettled:
+            return False
+        self._settled.notify_all()
+        return True
 
     def _without_answers(self, session: Session, items: list[Item]) -> list[Item]:
-        if Parcel not in set(map(type, items)):
-            return items
         for item in items:
             if isinstance(item, Parcel) and session.violation is None:
                 try:
@@ -397,7 +409,8 @@ class SessionChannel:
             taken: How many messages the application has finished with, since the tunnel was made.
             is_late: Whether the time is up for whatever is untold.
         """
-        session = self._live
+        session = self.session
+        assert session is not None
         with self._lock:
             self._note_taken(session, taken)
             if session.is_acknowledgement_due or (is_late and session.has_untold):
@@ -430,7 +443,8 @@ class SessionChannel:
     @property
     def has_untaken(self) -> bool:
         """Whether the application has not finished with all that was received. With a link."""
-        session = self._live
+        session = self.session
+        assert session is not None
         return session.taken < session.received
 
     @property
@@ -498,8 +512,8 @@ class SessionChannel:
 
 def _received(session: Session, frames: Sequence[Message]) -> list[Item]:
     """Frames are binary; texts are heartbeats, which the link has picked out."""
-    if str not in set(map(type, frames)):
-        return session.receive(cast("Sequence[bytes]", frames))
+    if str not in map(type, frames):
+        return session.receive(frames)  # type: ignore[arg-type]
     binary = takewhile(lambda frame: isinstance(frame, bytes), frames)
     items = session.receive(cast("Iterator[bytes]", binary))
     session.violation = session.violation or SessionViolation("a text message within a session")

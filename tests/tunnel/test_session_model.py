@@ -69,7 +69,7 @@ PLAIN = (
 )
 FIXED = {
     *("limits", "id", "token", "kept_for", "peer_limits", "machine"),
-    *("_keep_messages", "_keep_bytes", "_accepts", "_ack_every", "_ack_bytes"),
+    *("_keep", "_window", "_accepts", "_ack_every", "_ack_bytes"),
     *("violation", "ended_by_peer", "_asked_after"),  # never happen here
     *("replayed", "duplicates"),  # for statistics
 }
