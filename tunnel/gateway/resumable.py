@@ -206,14 +206,25 @@ class ResumableChannel(Channel):
             self._pongs = 0
             link.write(["pong"])
         if self._write(link):
-            self.wake()
+            if self._is_unfinished:
+                self.wake()
         elif self._is_ending and self.dispatcher.is_idle and not self._has_waiting:
             link.write([encode(End("the gateway's handler ended the session"))])
             link.start_closing(1000, "")
             self.lose("the handler ended it")
 
+    @property
+    def _is_unfinished(self) -> bool:
+        """Whether there may be more to do, without anybody who asks for another turn.
+
+        What a write has made room for may be written, or handled; or it was the last.
+        """
+        if self._has_waiting or self.session.has_replay:
+            return True
+        return self._is_ending or not self.dispatcher.is_idle
+
     def _write(self, link: GatewayConnection) -> bool:
-        """Write a batch. Returns whether there may be more."""
+        """Write a batch. Returns whether there was something to write."""
         session = self.session
         frames: list[bytes] = []
         is_late = self.is_draining and session.has_untold
@@ -223,11 +234,13 @@ class ResumableChannel(Channel):
             self._timer = self._loop.call_later(ACKNOWLEDGE_AFTER, self._acknowledge)
         if session.has_replay:
             numbered = session.replay(BATCH_MESSAGES, BATCH_BYTES)
-        else:
+        elif self._has_waiting:
             numbered = self._number(self.answers, 0.0)
             numbered += self._number(self.outbox, _RESERVED)
-            if not numbered and self._has_waiting and session.may_ask:
+            if not numbered and session.may_ask:
                 frames.append(session.ask())
+        else:
+            numbered = []
         frames += numbered
         if not frames:
             return False
@@ -237,6 +250,8 @@ class ResumableChannel(Channel):
 
     def _number(self, outbox: Outbox, reserved: float) -> list[bytes]:
         """Number a batch, for which there is room beside the share of it that is reserved."""
+        if not outbox:
+            return []
         session = self.session
         messages, room = session.room()
         peer = session.peer_limits
