@@ -141,6 +141,28 @@ def test_a_message_costs_five_bytes_more() -> None:
     assert OVERHEAD == 5
 
 
+_ONE_OF_EACH: list[tuple[Item | None, FrameKind, bytes]] = [
+    (b"a", K.BINARY, b"a"),
+    ("\u00fc", K.TEXT, b"\xc3\xbc"),
+    (None, K.SKIP, b""),
+    (Parcel(K.CANCEL, b"12345678"), K.CANCEL, b"12345678"),
+]
+
+
+@pytest.mark.parametrize("kinds", [[], [0, 0, 0], [1, 1, 1], [0, 1, 0], [3, 3], [0, 1, 2, 3]])
+@pytest.mark.parametrize("number", [0, *range(2**32 - 5, 2**32 + 1)])
+def test_a_batch_is_numbered_as_its_messages_one_by_one(kinds: list[int], number: int) -> None:
+    """Whether or not all are of one kind, also where the numbers on the wire wrap around."""
+    client, _ = pair(number=number)
+    batch = [_ONE_OF_EACH[kind] for kind in kinds]
+    assert client.send([item for item, _, _ in batch]) == [
+        numbered_header(kind, (number + place) % 2**32) + payload
+        for place, (_, kind, payload) in enumerate(batch, 1)
+    ]
+    assert client.unacknowledged_bytes == sum(len(payload) for _, _, payload in batch)
+    assert client.unacknowledged_items() == tuple(i for i, _, _ in batch if i is not None)
+
+
 @pytest.mark.parametrize("number", [2**32 - 3, 2**31 - 3, 7 * 2**32 - 1])
 def test_numbers_go_on_past_the_end_of_32_bits(number: int) -> None:
     """On the wire they wrap around; messages, acknowledgements and resuming do not notice."""
