@@ -125,6 +125,12 @@ class Parcel(bytes):
         return bool(vars(self).setdefault("_fate", fate) == fate)
 
 
+class EncodedText(bytes):
+    """A text message of the application that is in UTF-8 by now: to encode it takes long."""
+
+    __slots__ = ()
+
+
 class Open(NamedTuple):
     """A client's wish for a new session."""
 

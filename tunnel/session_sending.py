@@ -14,6 +14,7 @@ from tunnel.session_frames import (
     ASK_FRAME,
     MAX_UINT32,
     OVERHEAD,
+    EncodedText,
     FrameKind,
     Limits,
     Parcel,
@@ -22,7 +23,7 @@ from tunnel.session_frames import (
 )
 
 Item: TypeAlias = str | bytes
-"""A message of the application, or a `Parcel`."""
+"""A message of the application, or a `Parcel`. A text may be sent as an `EncodedText`."""
 
 HALF = 2**31
 """Of the numbers on the wire: what is so far ahead, or more, is behind."""
@@ -244,8 +245,9 @@ def _frame(item: Item | None, number: int) -> bytes:
         return numbered_header(_TEXT, number) + item.encode()
     if item is None:
         return numbered_header(FrameKind.SKIP, number)
-    kind = item.kind if isinstance(item, Parcel) else _BINARY
-    return numbered_header(kind, number) + item
+    if isinstance(item, Parcel):
+        return numbered_header(item.kind, number) + item
+    return numbered_header(_TEXT if isinstance(item, EncodedText) else _BINARY, number) + item
 
 
 def payload_size(item: Item) -> int:

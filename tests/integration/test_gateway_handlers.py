@@ -332,7 +332,7 @@ def test_a_plain_client_is_served() -> None:
             assert ws.response is not None
             assert "Tunnel-Resume" not in ws.response.headers
             assert "Sec-WebSocket-Extensions" not in ws.response.headers
-            for message in ("text", b"bytes", "ping", ""):
+            for message in ("text", b"bytes", "grün", "ping", ""):
                 await ws.send(message)
                 assert await ws.recv() == message
             await ws.ping()

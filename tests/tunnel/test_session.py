@@ -17,6 +17,7 @@ from tunnel.session_frames import (
     ASK_FRAME,
     MAX_UINT32,
     OVERHEAD,
+    EncodedText,
     End,
     FrameKind,
     Gone,
@@ -145,11 +146,14 @@ _ONE_OF_EACH: list[tuple[Item | None, FrameKind, bytes]] = [
     (b"a", K.BINARY, b"a"),
     ("\u00fc", K.TEXT, b"\xc3\xbc"),
     (None, K.SKIP, b""),
+    (EncodedText(b"\xc3\xbc"), K.TEXT, b"\xc3\xbc"),
     (Parcel(K.CANCEL, b"12345678"), K.CANCEL, b"12345678"),
 ]
 
 
-@pytest.mark.parametrize("kinds", [[], [0, 0, 0], [1, 1, 1], [0, 1, 0], [3, 3], [0, 1, 2, 3]])
+@pytest.mark.parametrize(
+    "kinds", [[], [0, 0, 0], [1, 1, 1], [0, 1, 0], [3, 3], [4, 4], [0, 1, 2, 3, 4]]
+)
 @pytest.mark.parametrize("number", [0, *range(2**32 - 5, 2**32 + 1)])
 def test_a_batch_is_numbered_as_its_messages_one_by_one(kinds: list[int], number: int) -> None:
     """Whether or not all are of one kind, also where the numbers on the wire wrap around."""

@@ -21,6 +21,7 @@ from websockets.frames import DATA_OPCODES, CloseCode, Frame
 from websockets.protocol import Event, State
 
 from tunnel.gateway.liveness import Liveness
+from tunnel.session_frames import EncodedText
 
 BUFFER_SIZE = 128 * 1024
 """Bytes that wait in a transport before nothing more is written to it."""
@@ -87,7 +88,10 @@ class GatewayConnection(ServerConnection):
         return self.is_open and not self._is_congested and not self.transport.is_closing()
 
     def write(self, messages: Iterable[str | bytes]) -> None:
-        """Write messages: text or binary. Only while `is_writable`; else they may be lost."""
+        """Write messages: text, encoded by now or not, or binary.
+
+        Only while `is_writable`; else they may be lost.
+        """
         if not self.is_open:
             return  # whoever reads from it is about to notice
         self._send([*self.protocol.data_to_send(), *map(_frame, messages)])
@@ -180,7 +184,10 @@ class GatewayConnection(ServerConnection):
 
 def _frame(message: str | bytes) -> bytes:
     """The frame of a message (RFC 6455, section 5.2)."""
-    first, payload = (0x81, message.encode()) if isinstance(message, str) else (0x82, message)
+    if isinstance(message, str):
+        first, payload = 0x81, message.encode()
+    else:
+        first, payload = 0x81 if isinstance(message, EncodedText) else 0x82, message
     size = len(payload)
     if size < 126:
         return _SHORT.pack(first, size) + payload

@@ -17,9 +17,10 @@ from http import HTTPStatus
 from typing import Any, TypeAlias
 
 from tunnel.errors import ConfigurationError, MessageTooBigError, PayloadTypeError
-from tunnel.gateway.outbox import Outbox, payload_size
+from tunnel.gateway.outbox import Outbox
 from tunnel.request_frames import TunnelRequest
 from tunnel.responses import Headers, TunnelResponse, headers_of
+from tunnel.session_frames import EncodedText
 
 _OK = int(HTTPStatus.OK)  # a plain number, which takes no time to write
 
@@ -66,14 +67,16 @@ class GatewaySession:
         self._outbox.send(self.checked(message))
 
     def checked(self, message: object) -> str | bytes:
-        """The message, if it is one that can be sent to this client. Raises as `send` does."""
+        """The message as it is to be sent, if it can be to this client. Raises as `send` does."""
         if isinstance(message, (bytearray, memoryview)):
             message = bytes(message)
         if not isinstance(message, (str, bytes)):
             raise PayloadTypeError(
                 f"a message must be str or bytes-like, not {type(message).__name__}"
             )
-        size, limit = payload_size(message), self._max_size()
+        if isinstance(message, str) and not message.isascii():
+            message = EncodedText(message.encode())  # once, for its size and for the wire
+        size, limit = len(message), self._max_size()
         if limit is not None and size > limit:
             raise MessageTooBigError(
                 f"the message has {size} bytes, and the client takes {limit}",
