@@ -82,8 +82,9 @@ class QueueEntries:
     ) -> None:
         """Append to the line of this rank."""
         self.line(rank).extend(zip(items, repeat(deadline), rows))
-        self.waiting += len(items)
-        self.waiting_bytes += sum(map(_length, items))
+        count = len(items)
+        self.waiting += count
+        self.waiting_bytes += _length(items[0]) if count == 1 else sum(map(_length, items))
         if deadline < self.next_expiry:
             self.next_expiry = deadline
 
@@ -250,6 +251,8 @@ class ClosedEntries(QueueEntries):
 
 def _length(item: Any) -> int:
     """How many bytes an item has on the wire, at most: a text is not encoded to know that."""
+    if type(item) is bytes:  # as almost always
+        return len(item)
     if isinstance(item, str):
         return len(item) if item.isascii() else 4 * len(item)
     return len(item) if isinstance(item, (bytes, bytearray, memoryview)) else 0

@@ -194,8 +194,86 @@ def test_a_log_that_is_in_the_way_is_emptied(group: GroupCommit, connection: Con
     assert held(group) == [*range(100), 200, 201]
 
 
+@pytest.fixture
+def asleep(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Counts the threads that fall asleep; one that nobody wakes sleeps for longer than a test."""
+    asleep, sleep = threading.Semaphore(0), Change.sleep
+
+    def counted(change: Change) -> None:
+        asleep.release()
+        sleep(change)
+
+    monkeypatch.setattr(Change, "sleep", counted)
+    monkeypatch.setattr("tunnel.group_commit._LOOK_UP", 10 * LONG)
+    return asleep
+
+
+def await_sleepers(asleep: threading.Semaphore, number: int) -> None:
+    for _ in range(number):
+        assert asleep.acquire(timeout=LONG)
+
+
+def test_who_finds_the_file_in_use_is_committed_with_the_others(
+    group: GroupCommit, connection: Connection, asleep: threading.Semaphore
+) -> None:
+    """Threads that slept while the file was in use find their changes made in one transaction."""
+    changes = [put(number) for number in range(5)]
+    with ThreadPoolExecutor(5) as pool:
+        with group._file:
+            futures = [pool.submit(run, group, change) for change in changes]
+            await_sleepers(asleep, 5)
+        group.read("SELECT 1")  # whoever gives the file back wakes one, and that one the others
+        for future in futures:
+            future.result(LONG)
+    assert all(change.is_on_file for change in changes)
+    assert connection.commits == 1
+
+
+def test_a_closed_file_wakes_all_who_wait_for_it(
+    group: GroupCommit, asleep: threading.Semaphore
+) -> None:
+    """Nobody sleeps for a file that will never be free."""
+    with ThreadPoolExecutor(3) as pool:
+        with group._file:
+            futures = [pool.submit(run, group, put(number)) for number in range(3)]
+            await_sleepers(asleep, 3)
+        group.close()
+        for future in futures:
+            with pytest.raises(InvalidStateError, match="closed"):
+                future.result(LONG)
+
+
+def test_who_was_not_woken_looks_up(
+    group: GroupCommit, asleep: threading.Semaphore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wake-up that an interruption has swallowed costs a moment and not a message."""
+    monkeypatch.setattr("tunnel.group_commit._LOOK_UP", 0.001)
+    change = put(1)
+    with ThreadPoolExecutor(1) as pool:
+        with group._file:
+            future = pool.submit(run, group, change)
+            await_sleepers(asleep, 2)
+        future.result(LONG)
+    assert change.is_on_file
+
+
+def test_who_goes_on_early_is_passed_over(group: GroupCommit) -> None:
+    """A thread that was awake anyway, and is gone, does not keep those behind it asleep."""
+    first, gone, last = put(1), put(2), put(3)
+    first.next, gone.next = gone, last
+    for change in (first, gone, last):
+        change.lie_down()
+        change.decide(None)
+    gone.leave()
+    assert last._sleep is not None
+    last._sleep.acquire(timeout=0)  # woken once, by the one that went early
+    first.leave()
+    assert last._sleep.acquire(timeout=0)
+
+
+@pytest.mark.usefixtures("asleep")
 def test_many_threads_get_their_changes_made(group: GroupCommit) -> None:
-    """Each thread finds its own change on file when it goes on."""
+    """Each thread finds its own change on file when it goes on; nobody is forgotten."""
     barrier = threading.Barrier(8)
 
     def work(name: int) -> None:
