@@ -20,12 +20,19 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import TypeAlias
 
 SLOTS = 4
 """Threads that work at a time: more than one, since some calls do without the interpreter."""
 
 PATIENCE = 2.0
 """Seconds that a thread waits for its turn."""
+
+
+# Of as many items as there are turns to be had; unlike a semaphore it costs next to nothing.
+_Slots: TypeAlias = "SimpleQueue[None]"
 
 
 class _Turn(threading.local):
@@ -35,18 +42,27 @@ class _Turn(threading.local):
         slots: Where it belongs, while the thread has one.
     """
 
-    slots: threading.Semaphore | None = None
+    slots: _Slots | None = None
+
+
+def new_slots() -> _Slots:
+    """Nobody has a turn."""
+    slots: _Slots = SimpleQueue()
+    for _ in range(SLOTS):
+        slots.put(None)
+    return slots
 
 
 _turn = _Turn()
-_slots = threading.Semaphore(SLOTS)
+_slots = new_slots()
 
 
 def take() -> None:
     """Wait for a turn, unless the thread has one. `give` is to follow, whatever happens."""
     if _turn.slots is None:
         slots = _slots
-        if slots.acquire(timeout=PATIENCE):
+        with suppress(Empty):
+            slots.get(timeout=PATIENCE)
             _turn.slots = slots
 
 
@@ -55,7 +71,7 @@ def give() -> bool:
     slots, _turn.slots = _turn.slots, None
     if slots is None:
         return False
-    slots.release()
+    slots.put(None)
     return True
 
 
@@ -70,7 +86,7 @@ def forget_on_fork() -> None:
 
 def _forget() -> None:
     global _slots
-    _slots = threading.Semaphore(SLOTS)
+    _slots = new_slots()
     _turn.slots = None
 
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 @pytest.fixture(autouse=True)
 def own_slots(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Slots of the test's own, and no turn left to the next test."""
-    monkeypatch.setattr(turnstile, "_slots", threading.Semaphore(SLOTS))
+    monkeypatch.setattr(turnstile, "_slots", turnstile.new_slots())
     yield
     give()
 
@@ -59,13 +59,7 @@ def all_taken() -> Iterator[Callable[[], None]]:
 
 def free() -> int:
     """How many turns nobody has."""
-    slots = turnstile._slots
-    count = 0
-    while slots.acquire(blocking=False):
-        count += 1
-    for _ in range(count):
-        slots.release()
-    return count
+    return turnstile._slots.qsize()
 
 
 def test_a_turn_is_taken_once_and_given_once() -> None:
