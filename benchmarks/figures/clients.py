@@ -26,6 +26,9 @@ from tunnel import TunnelConfig, TunnelService
 BARE = ("websocket-client", "wsaccel", "websockets")
 """The names of the bare clients; "wsaccel" is websocket-client with it."""
 
+CLIENT = ("websocket-client", "wsaccel")
+"""The bare websocket-client; where a goal names it, the better of the two counts."""
+
 LIMIT = 30.0
 """Seconds that one measurement may take."""
 

@@ -19,6 +19,7 @@ import websocket
 from benchmarks.figures.servers import ROOT, Counter
 from benchmarks.figures.serving import PATIENCE, count_bytes
 from benchmarks.figures.serving_frames import upgrade
+from benchmarks.figures.serving_socketio import greet, is_socketio
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -43,8 +44,9 @@ class CuttableCounter(Counter):
         return self
 
     def cut(self) -> None:
-        """End all its connections."""
+        """End all its connections; when it returns, that has been done."""
         client: Any = websocket.create_connection(f"{self.url[:-1]}{_CUT}", timeout=10)
+        client.sock.recv(1)  # nothing comes but the end
         client.shutdown()
 
 
@@ -57,21 +59,23 @@ class _Clients:
         """Serve one, in a thread of its own."""
         with client, suppress(OSError):  # they leave, or are cut
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with self._lock:  # before it knows that it is connected, and may want to be cut
-                self._clients.add(client)
+            with self._lock:
+                self._clients.add(client)  # before it knows that it is connected
             try:
                 path = upgrade(client)
                 if path == _CUT:
-                    self._cut(client)
-                else:
-                    count_bytes(client, path)
+                    self._cut_all_but(client)
+                    return
+                if is_socketio(path):
+                    greet(client)
+                count_bytes(client, path)
             finally:
                 with self._lock:
                     self._clients.discard(client)
 
-    def _cut(self, asker: socket.socket) -> None:
+    def _cut_all_but(self, asking: socket.socket) -> None:
         with self._lock:
-            for client in self._clients - {asker}:
+            for client in self._clients - {asking}:
                 with suppress(OSError):
                     client.shutdown(socket.SHUT_RDWR)
 

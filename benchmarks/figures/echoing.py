@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
-from benchmarks.figures.clients import BARE, LIMIT, Bare, bare, tunnel
+from benchmarks.figures.clients import BARE, CLIENT, LIMIT, Bare, bare, tunnel
 from benchmarks.figures.measure import Contenders, Figure, Goal
 from benchmarks.figures.servers import EchoServer, GatewayServer
 from tunnel import TunnelConfig, TunnelService
@@ -22,7 +22,6 @@ from tunnel import TunnelConfig, TunnelService
 _WORDS = "grüße, 你好 🙂 "
 _TEXT = _WORDS * (64 * 1024 // len(_WORDS.encode()))
 _SMALL, _LARGE = b"x" * 64, b"x" * 2**20
-_CLIENT = ("websocket-client", "wsaccel")
 _WARM_UP = 20  # round trips that count for no percentile
 _PLAIN = TunnelConfig(resume="off")
 
@@ -174,7 +173,7 @@ def _round_trip(
         f"round trip of 64 B, {title}",
         "us",
         contend,
-        goal=None if goal is None else Goal(goal, at_least=False, peers=_CLIENT),
+        goal=None if goal is None else Goal(goal, at_least=False, peers=CLIENT),
         more_is_better=False,
     )
 
@@ -189,8 +188,8 @@ FIGURES: tuple[Figure, ...] = (
     _echo("text-64k", "echo of 64 KiB text", _text, 1.0, "websockets"),
     _echo("text-64k-pure", "echo of 64 KiB text, no wsaccel", _text, 10.0, "websocket-client"),
     _echo("binary-1m", "echo of 1 MiB", _binary, 1.4, "websockets"),
-    _echo("wss-text-64k", "echo of 64 KiB text, wss", _secure_text, 1.0, *_CLIENT),
-    _echo("wss-binary-1m", "echo of 1 MiB, wss", _secure_binary, 1.0, *_CLIENT),
+    _echo("wss-text-64k", "echo of 64 KiB text, wss", _secure_text, 1.0, *CLIENT),
+    _echo("wss-binary-1m", "echo of 1 MiB, wss", _secure_binary, 1.0, *CLIENT),
     _echo("resuming-text-64k", "echo of 64 KiB text in a session", _sessions, 0.9, "plain"),
     _round_trip("p50", "p50", partial(_echoes, _SMALL, 2_000, _p50, False), 1.05),
     _round_trip("p99", "p99", partial(_echoes, _SMALL, 2_000, _p99, False), 1.2),

@@ -14,13 +14,13 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import islice
 
-from benchmarks.figures.clients import BARE, LIMIT, bare, tunnel
+from benchmarks.figures import socketio_client as socketio
+from benchmarks.figures.clients import BARE, CLIENT, LIMIT, bare, tunnel
 from benchmarks.figures.measure import Contenders, Figure, Goal
 from benchmarks.figures.servers import Blaster, GatewayServer, SessionServer
 from benchmarks.figures.serving import blast_in_session
 
 _BRIEF = 1_000
-_CLIENT = ("websocket-client", "wsaccel")
 _HANDLER = f"{blast_in_session.__module__}:{blast_in_session.__name__}"
 
 
@@ -74,14 +74,26 @@ def by_bare(name: str, url: str, count: int) -> float:
 
 @contextmanager
 def _plain(
-    receive: Callable[[str, int], float], size: int, many: int, brief: bool
+    receive: tuple[Callable[[str, int], float], Callable[[str, int], float]],
+    size: int,
+    many: int,
+    brief: bool,
 ) -> Iterator[Contenders]:
-    """The tunnel is given so many messages; the others fewer, to take about as long."""
-    many, few = (_BRIEF, _BRIEF // 4) if brief else (many, many // 15)
-    with Blaster(size, many) as fast, Blaster(size, few) as slow:
+    """By the tunnel, and by socketio; and by the bare clients.
+
+    The tunnel is given so many messages; the others fewer, to take about as long.
+    """
+    ours, socketios = receive
+    many, few, fewest = (_BRIEF, _BRIEF // 4, 50) if brief else (many, many // 15, 4_000)
+    with (
+        Blaster(size, many) as fast,
+        Blaster(size, few) as slow,
+        Blaster(size, fewest) as slowest,
+    ):
         yield {
-            "tunnel": partial(receive, fast.url, many),
+            "tunnel": partial(ours, fast.url, many),
             **{name: partial(by_bare, name, slow.url, few) for name in BARE},
+            socketio.NAME: partial(socketios, slowest.url, fewest),
         }
 
 
@@ -107,7 +119,7 @@ def _figure(
     title: str,
     contend: Callable[[bool], AbstractContextManager[Contenders]],
     goal: float | None,
-    *peers: str,
+    peers: tuple[str, ...] = BARE,
 ) -> Figure:
     return Figure(
         f"receive-{name}",
@@ -118,12 +130,15 @@ def _figure(
     )
 
 
+_callback = partial(_plain, (by_callback, socketio.receive_by_handler))
+_iterator = partial(_plain, (by_iterator, socketio.receive_by_simple_client))
+
 FIGURES: tuple[Figure, ...] = (
-    _figure("callback-64", "by on_message, 64 B", partial(_plain, by_callback, 64, 300_000), 10),
-    _figure("callback-1k", "by on_message, 1 KiB", partial(_plain, by_callback, 1024, 150_000), 5),
-    _figure("iterator-64", "by messages(), 64 B", partial(_plain, by_iterator, 64, 300_000), 8),
-    _figure("iterator-1k", "by messages(), 1 KiB", partial(_plain, by_iterator, 1024, 150_000), 4),
-    _figure("resuming-64", "in a session, 64 B", _resuming, 4, *_CLIENT),
+    _figure("callback-64", "by on_message, 64 B", partial(_callback, 64, 300_000), 10),
+    _figure("callback-1k", "by on_message, 1 KiB", partial(_callback, 1024, 150_000), 5),
+    _figure("iterator-64", "by messages(), 64 B", partial(_iterator, 64, 300_000), 8),
+    _figure("iterator-1k", "by messages(), 1 KiB", partial(_iterator, 1024, 150_000), 4),
+    _figure("resuming-64", "in a session, 64 B", _resuming, 4, CLIENT),
     _figure("gateway-64", "from a gateway, 64 B", _from_gateway, None),
 )
 """Receiving, plain and in sessions."""

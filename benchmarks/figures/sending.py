@@ -13,15 +13,18 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import repeat
+from typing import TypeVar
 
-from benchmarks.figures.clients import BARE, LIMIT, bare, tunnel
+from benchmarks.figures import socketio_client as socketio
+from benchmarks.figures.clients import BARE, CLIENT, LIMIT, bare, tunnel
 from benchmarks.figures.measure import Contenders, Figure, Goal
 from benchmarks.figures.servers import Counter, GatewayServer, SessionServer
 from tunnel import TunnelService
 
+_Message = TypeVar("_Message", str, bytes)
+
 _BRIEF = 400
 _THREADS = 8
-_CLIENT = ("websocket-client", "wsaccel")
 
 
 def by_tunnel(
@@ -54,34 +57,34 @@ def in_session(url: str, count: int, size: int) -> float:
         return count / (time.perf_counter() - start)
 
 
-def by_bare(name: str, url: str, count: int, size: int, threads: int = 1) -> float:
-    """Messages a second from a bare client, sent by some threads one by one."""
+def by_bare(name: str, url: str, count: int, size: int, *, in_threads: bool = False) -> float:
+    """Messages a second from a bare client, sent one by one, by one thread or by several."""
     with bare(name, url) as client:
-        send, message = client.send_bytes, b"x" * size
         start = time.perf_counter()
-        if threads == 1:
-            _repeat(send, message, count)
-        else:
-            _in_threads(partial(_repeat, send, message, count // threads), threads)
+        (_repeat_in_threads if in_threads else _repeat)(client.send_bytes, b"x" * size, count)
         client.receive()
         return count / (time.perf_counter() - start)
 
 
-def _one_by_one(service: TunnelService, message: bytes, count: int) -> None:
+def _send_each(service: TunnelService, message: bytes, count: int) -> None:
     _repeat(service.send, message, count)
 
 
-def _from_threads(service: TunnelService, message: bytes, count: int) -> None:
-    _in_threads(partial(_repeat, service.send, message, count // _THREADS), _THREADS)
+def _send_in_threads(service: TunnelService, message: bytes, count: int) -> None:
+    _repeat_in_threads(service.send, message, count)
 
 
 def _many(service: TunnelService, message: bytes, count: int) -> None:
     service.send_many(repeat(message, count))
 
 
-def _repeat(send: Callable[[bytes], object], message: bytes, count: int) -> None:
+def _repeat(send: Callable[[_Message], object], message: _Message, count: int) -> None:
     for _ in range(count):
         send(message)
+
+
+def _repeat_in_threads(send: Callable[[_Message], object], message: _Message, count: int) -> None:
+    _in_threads(partial(_repeat, send, message, count // _THREADS), _THREADS)
 
 
 def _in_threads(work: Callable[[], None], number: int) -> None:
@@ -100,20 +103,33 @@ def _in_threads(work: Callable[[], None], number: int) -> None:
 
 
 @contextmanager
+def _one_by_one(in_threads: bool, counts: tuple[int, int], brief: bool) -> Iterator[Contenders]:
+    """The tunnel sends the first of the counts, the others the second: they take longer."""
+    send = _send_in_threads if in_threads else _send_each
+    contend = partial(_plain, send, 64, counts, in_threads, brief)
+    few = _BRIEF if brief else counts[1]
+    with contend() as contenders, Counter() as server:
+        url = server.url_of(few, socketio.size_of(64))
+        repeating = _repeat_in_threads if in_threads else _repeat
+        yield {**contenders, socketio.NAME: partial(socketio.emit, url, few, 64, repeating)}
+
+
+@contextmanager
 def _plain(
     send: Callable[[TunnelService, bytes, int], None],
     size: int,
     counts: tuple[int, int],
-    threads: int,
+    in_threads: bool,
     brief: bool,
 ) -> Iterator[Contenders]:
-    """The tunnel sends the first of the counts, the others the second: they take longer."""
+    """As `_one_by_one`, but without socketio, which cannot send many at once."""
     many, few = (_BRIEF, _BRIEF) if brief else counts
     with Counter() as server:
         url = server.url_of(few, size)
+        each = partial(by_bare, url=url, count=few, size=size, in_threads=in_threads)
         yield {
             "tunnel": partial(by_tunnel, server.url_of(many, size), many, size, send),
-            **{name: partial(by_bare, name, url, few, size, threads) for name in BARE},
+            **{name: partial(each, name) for name in BARE},
         }
 
 
@@ -139,7 +155,7 @@ def _figure(
     title: str,
     contend: Callable[[bool], AbstractContextManager[Contenders]],
     goal: float | None,
-    *peers: str,
+    peers: tuple[str, ...] = BARE,
 ) -> Figure:
     return Figure(
         f"send-{name}",
@@ -150,17 +166,17 @@ def _figure(
     )
 
 
-_single = partial(_plain, _one_by_one, 64, (20_000, 10_000), 1)
-_eight = partial(_plain, _from_threads, 64, (80_000, 16_000), _THREADS)
-_many_small = partial(_plain, _many, 64, (150_000, 15_000), 1)
-_many_larger = partial(_plain, _many, 1024, (50_000, 10_000), 1)
+_single = partial(_one_by_one, False, (20_000, 10_000))
+_eight = partial(_one_by_one, True, (80_000, 16_000))
+_many_small = partial(_plain, _many, 64, (150_000, 15_000), False)
+_many_larger = partial(_plain, _many, 1024, (50_000, 10_000), False)
 
 FIGURES: tuple[Figure, ...] = (
     _figure("one-64", "send one by one, 64 B", _single, 1.5),
     _figure("threads-64", "send one by one from 8 threads, 64 B", _eight, 6),
     _figure("many-64", "send_many, 64 B", _many_small, 6),
     _figure("many-1k", "send_many, 1 KiB", _many_larger, 3),
-    _figure("resuming-64", "send_many in a session, 64 B", _resuming, 4, *_CLIENT),
+    _figure("resuming-64", "send_many in a session, 64 B", _resuming, 4, CLIENT),
     _figure("gateway-64", "send_many to a gateway, 64 B", _to_gateway, None),
 )
 """Sending, plain and in sessions."""

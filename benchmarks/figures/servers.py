@@ -178,6 +178,13 @@ class EchoServer(Server):
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
+class SocketIOServer(Server):
+    """Acknowledges each event with its argument: python-socketio's own, with uvloop where it is."""
+
+    def __init__(self) -> None:
+        super().__init__("socketio")
+
+
 def _write_certificate(file: Path) -> str:
     """Make an authority and a certificate for 127.0.0.1; returns the authority's, in PEM."""
     import trustme

@@ -28,6 +28,7 @@ from benchmarks.figures.serving_frames import (
     read_frame,
     upgrade,
 )
+from benchmarks.figures.serving_socketio import EVENT, event, greet, is_event, is_socketio
 
 if TYPE_CHECKING:
     from tunnel.gateway import GatewaySession
@@ -44,8 +45,8 @@ def main(kind: str, *arguments: str) -> None:
     """Serve, until it is killed.
 
     Args:
-        kind: "blast SIZE COUNT", "count", "session SIZE COUNT", "echo [CERTIFICATE]", or
-            "gateway HANDLER".
+        kind: "blast SIZE COUNT", "count", "session SIZE COUNT", "echo [CERTIFICATE]", "socketio",
+            or "gateway HANDLER".
         *arguments: What follows the kind.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -53,7 +54,7 @@ def main(kind: str, *arguments: str) -> None:
         threading.Thread(target=_end_when_stuck, daemon=True).start()
     if kind == "blast":
         size, count = map(int, arguments)
-        _listen(lambda client, _: blast(client, size, count))
+        _listen(lambda client, path: blast(client, path, size, count))
     elif kind == "count":
         _listen(count_bytes)
     elif kind == "session":
@@ -66,19 +67,27 @@ def main(kind: str, *arguments: str) -> None:
         asyncio.run(serve_gateway(*arguments))
     elif kind == "echo":
         _new_loop().run_until_complete(echo(*arguments))
+    elif kind == "socketio":
+        _new_loop().run_until_complete(echo_events())
     else:
         raise ValueError(f"there is no server {kind!r}")
 
 
-def blast(client: socket.socket, size: int, count: int) -> None:
-    """For each message of the client, send it `count` frames of `size` bytes."""
-    message = frame(BINARY, b"x" * size)
+def blast(client: socket.socket, path: str, size: int, count: int) -> None:
+    """For each message of the client, send it `count` frames of `size` bytes.
+
+    To a client of Socket.IO these are events with a text, since one with bytes takes two frames.
+    """
+    speaks_socketio = is_socketio(path)
+    message = frame(TEXT, event("x" * size)) if speaks_socketio else frame(BINARY, b"x" * size)
     many = max(1, _AT_ONCE // len(message))
     batch, rest = message * many, message * (count % many)
     with client.makefile("rb") as stream:
         while (received := read_frame(stream.read)) is not None:
             opcode, payload = received
             if opcode in (TEXT, BINARY):
+                if speaks_socketio and not is_event(payload):
+                    continue
                 for _ in range(count // many):
                     client.sendall(batch)
                 client.sendall(rest)
@@ -93,7 +102,8 @@ def count_bytes(client: socket.socket, path: str) -> None:
     """Read; answer a text message for each as many bytes as the path's query says."""
     query = re.search(r"[?&]bytes=([0-9]+)", path)
     expected = int(query[1]) if query else 0
-    answer, memory, count = frame(TEXT, b"done"), memoryview(bytearray(2**20)), 0
+    answer = frame(TEXT, event("done") if is_socketio(path) else b"done")
+    memory, count = memoryview(bytearray(2**20)), 0
     while received := client.recv_into(memory):
         count += received
         while 0 < expected <= count:
@@ -145,6 +155,28 @@ async def echo(certificate: str | None = None) -> None:
         await server.serve_forever()
 
 
+async def echo_events() -> None:
+    """Acknowledge each event with its argument: python-socketio's own server, on aiohttp."""
+    import socketio  # type: ignore[import-untyped]
+    from aiohttp import web
+
+    events = socketio.AsyncServer(async_mode="aiohttp", ping_interval=60, logger=False)
+
+    @events.on(EVENT)  # type: ignore[untyped-decorator]
+    async def acknowledge(client: str, argument: str) -> str:
+        _clients.set()
+        return argument
+
+    application = web.Application()
+    events.attach(application)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    print(runner.addresses[0][1], flush=True)
+    await asyncio.Event().wait()
+
+
 def _new_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop
@@ -179,7 +211,10 @@ def _serve(
 ) -> None:
     with client, suppress(OSError):  # clients leave without a word
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        serve(client, upgrade(client, headers))
+        path = upgrade(client, headers)
+        if is_socketio(path):
+            greet(client)
+        serve(client, path)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 
 import pytest
 
 from benchmarks.figures import echoing, receiving, sending
+from benchmarks.figures import socketio_client as socketio
 from benchmarks.figures.clients import BARE, bare, tunnel, websocket_client
 from benchmarks.figures.measure import TUNNEL, Figure, measure
 from benchmarks.figures.servers import Blaster, Counter, EchoServer, Server, SessionServer
@@ -62,6 +64,24 @@ def test_the_counter(size: int) -> None:
             for _ in range(3):
                 client.send_bytes(b"x" * size)
             assert client.receive() == "done"
+
+
+def test_a_client_of_socketio() -> None:
+    """The servers speak its protocol too: it gets its events, and is told when all have come."""
+    with Blaster(200, 30) as server:
+        assert socketio.receive_by_handler(server.url, 30) > 0
+        assert socketio.receive_by_simple_client(server.url, 30) > 0
+    client, arguments, done = socketio.new_client(), [], threading.Event()
+    client.on(socketio.EVENT, lambda argument: (arguments.append(argument), done.set()))
+    with Counter() as server:
+        url = server.url_of(3, socketio.size_of(1000))
+        with socketio.connected(client, url):
+            for _ in range(2):
+                client.emit(socketio.EVENT, "x" * 1000)
+            assert not done.is_set()
+            client.emit(socketio.EVENT, "x" * 1000)
+            assert done.wait(10)
+    assert arguments == ["done"]
 
 
 def test_the_server_of_sessions() -> None:
