@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.extras import require
+from benchmarks.figures import report
 from benchmarks.figures.catalogue import FIGURES
-from benchmarks.figures.measure import measure, table
+from benchmarks.figures.measure import TUNNEL, Result, measure
 
-_LIBRARIES = ("websocket-client", "websockets", "transitions", "wsaccel", "uvloop")
+_NEEDED = ("websockets", "wsaccel", "socketio", "aiohttp", "trustme")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, and print the table on standard output.
 
     Returns:
-        0; 2: no figure has such a name. That a goal is missed is no failure of the command.
+        0; that a goal is missed is no failure of the command. 1: the tunnel failed. 2: no figure
+        has such a name. 130: interrupted; the table has what was measured before, no file has.
     """
     chosen = [
         figure
@@ -46,29 +46,23 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.list:
         print("\n".join(f"{figure.name:<32} {figure.title}" for figure in chosen))
         return 0
-    rounds = 1 if arguments.brief else arguments.rounds
-    results = [measure(figure, rounds, brief=arguments.brief) for figure in chosen]
-    print(table(results))
-    if arguments.json is not None:
-        report = {"machine": machine(), "figures": [result.to_dict() for result in results]}
-        arguments.json.write_text(json.dumps(report, indent=1), "utf-8")
-    return 0
-
-
-def machine() -> dict[str, object]:
-    """What it was measured on."""
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()}",
-        "processors": os.cpu_count(),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "libraries": {name: version(name) for name in _LIBRARIES if _is_there(name)},
-    }
-
-
-def _is_there(name: str) -> bool:
+    require(*_NEEDED)
+    where = report.machine()
+    rounds = 1 if arguments.brief else max(1, arguments.rounds)
+    results: list[Result] = []
     try:
-        version(name)
-    except ModuleNotFoundError:
-        return False
-    return True
+        for figure in chosen:
+            results.append(measure(figure, rounds, brief=arguments.brief))
+    except KeyboardInterrupt:
+        _show(results)
+        print("interrupted", file=sys.stderr)
+        return 130
+    _show(results)
+    if arguments.json is not None:
+        found = report.to_dict(results, where, rounds)
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    return 1 if any(TUNNEL in result.failures for result in results) else 0
+
+
+def _show(results: list[Result]) -> None:
+    print("\n".join([report.table(results), *report.notes()]))

@@ -37,6 +37,7 @@ class CuttableCounter(Counter):
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C is for this process, which ends that one
             env={**os.environ, "PYTHONPATH": path},
         )
         assert self._process.stdout is not None

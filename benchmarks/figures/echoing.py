@@ -178,6 +178,7 @@ def _round_trip(
     )
 
 
+_TITLE = "echo of 64 KiB non-ASCII text"
 _text = partial(_echoes, _TEXT, 300, per_second, False)
 _secure_text = partial(_echoes, _TEXT, 300, per_second, True)
 _binary = partial(_echoes, _LARGE, 60, per_second, False)
@@ -185,12 +186,18 @@ _secure_binary = partial(_echoes, _LARGE, 60, per_second, True)
 _p50, _p99 = partial(percentile, 50), partial(percentile, 99)
 
 FIGURES: tuple[Figure, ...] = (
-    _echo("text-64k", "echo of 64 KiB text", _text, 1.0, "websockets"),
-    _echo("text-64k-pure", "echo of 64 KiB text, no wsaccel", _text, 10.0, "websocket-client"),
+    _echo("text-64k", _TITLE, _text, 1.0, "websockets"),
+    _echo(
+        "text-64k-pure",
+        f"{_TITLE}, no wsaccel",
+        _text,
+        10.0,
+        "websocket-client",
+    ),
     _echo("binary-1m", "echo of 1 MiB", _binary, 1.4, "websockets"),
-    _echo("wss-text-64k", "echo of 64 KiB text, wss", _secure_text, 1.0, *CLIENT),
+    _echo("wss-text-64k", f"{_TITLE}, wss", _secure_text, 1.0, *CLIENT),
     _echo("wss-binary-1m", "echo of 1 MiB, wss", _secure_binary, 1.0, *CLIENT),
-    _echo("resuming-text-64k", "echo of 64 KiB text in a session", _sessions, 0.9, "plain"),
+    _echo("resuming-text-64k", f"{_TITLE} in a session", _sessions, 0.9, "plain"),
     _round_trip("p50", "p50", partial(_echoes, _SMALL, 2_000, _p50, False), 1.05),
     _round_trip("p99", "p99", partial(_echoes, _SMALL, 2_000, _p99, False), 1.2),
     _round_trip("iterator", "p50, messages()", partial(_round_trips_by_iterator, _p50), None),

@@ -3,19 +3,24 @@
 The machine's noise comes and goes in seconds, so what is compared is measured shortly one after the
 other, and what counts is the ratio within each round. The order turns with each round, so that
 nobody is always first. Everything here is free of sockets.
+
+Who fails is measured again, up to three times. A peer that fails all of them is left out; a failure
+of the tunnel itself is a goal missed, however fast it is.
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 TUNNEL = "tunnel"
 """The name of the contender that all others are compared with."""
+
+_TRIES = 3
 
 Contenders: TypeAlias = Mapping[str, Callable[[], float]]
 """By name: what measures once, and returns the value in the figure's unit."""
@@ -74,10 +79,12 @@ class Result:
     Attributes:
         figure: What was measured.
         values: By contender: one value for each round.
+        failures: By contender: what went wrong, in the order in which it did.
     """
 
     figure: Figure
     values: dict[str, list[float]] = field(default_factory=dict)
+    failures: dict[str, list[str]] = field(default_factory=dict)
 
     def median(self, name: str) -> float:
         """The median of a contender's values."""
@@ -86,8 +93,9 @@ class Result:
     def ratios(self) -> list[float]:
         """Of each round: the tunnel's value by the best value of the peers that count."""
         goal = self.figure.goal
-        names = goal.peers if goal is not None and goal.peers else self._peers()
-        if not names:
+        wanted = goal.peers if goal is not None and goal.peers else tuple(self.values)
+        names = [name for name in wanted if name in self.values and name != TUNNEL]
+        if not names or TUNNEL not in self.values:
             return []
         best = max if self.figure.more_is_better else min
         rounds = zip(*(self.values[name] for name in names), strict=True)
@@ -103,8 +111,10 @@ class Result:
 
     @property
     def is_reached(self) -> bool | None:
-        """Whether goal and limit are reached; None if there is neither."""
+        """Whether goal and limit are reached; None if there is neither, or nobody to compare."""
         figure, verdicts = self.figure, []
+        if TUNNEL in self.failures:
+            return False
         if figure.goal is not None and self.ratio is not None:
             verdicts.append(figure.goal.holds(self.ratio))
         if figure.limit is not None:
@@ -118,6 +128,7 @@ class Result:
             "name": self.figure.name,
             "title": self.figure.title,
             "unit": self.figure.unit,
+            "more_is_better": self.figure.more_is_better,
             "values": self.values,
             "medians": {name: self.median(name) for name in self.values},
             "ratios": self.ratios(),
@@ -125,10 +136,8 @@ class Result:
             "goal": None if self.figure.goal is None else str(self.figure.goal),
             "limit": self.figure.limit,
             "reached": self.is_reached,
+            "failures": self.failures,
         }
-
-    def _peers(self) -> tuple[str, ...]:
-        return tuple(name for name in self.values if name != TUNNEL)
 
 
 def measure(figure: Figure, rounds: int, *, brief: bool = False) -> Result:
@@ -144,47 +153,25 @@ def measure(figure: Figure, rounds: int, *, brief: bool = False) -> Result:
         names = list(contenders)
         for number in range(rounds):
             for name in names[number % len(names) :] + names[: number % len(names)]:
-                value = contenders[name]()
-                result.values.setdefault(name, []).append(value)
-                print(f"  {figure.name} {name}: {value:,.4g} {figure.unit}", file=sys.stderr)
+                if name in result.failures and name not in result.values:
+                    continue
+                if not _measure_once(result, name, contenders[name]) and name == TUNNEL:
+                    return result
     return result
 
 
-def table(results: Sequence[Result]) -> str:
-    """The medians, ratios and goals of several figures, for a terminal."""
-    names = list(dict.fromkeys(name for result in results for name in result.values))
-    rows = [["figure", "unit", *names, "ratio", "spread", "goal", ""]]
-    for result in results:
-        ratios = result.ratios()
-        rows.append(
-            [
-                result.figure.title,
-                result.figure.unit,
-                *(shown(result.median(n)) if n in result.values else "" for n in names),
-                f"{statistics.median(ratios):.2f}" if ratios else "",
-                f"{min(ratios):.2f}-{max(ratios):.2f}" if ratios else "",
-                _aim(result.figure),
-                {True: "reached", False: "MISSED", None: ""}[result.is_reached],
-            ]
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
-
-
-def shown(value: float) -> str:
-    """A number with as many digits as mean something."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _aim(figure: Figure) -> str:
-    aims = [] if figure.goal is None else [str(figure.goal)]
-    if figure.limit is not None:
-        sign = ">=" if figure.more_is_better else "<="
-        aims.append(f"{sign} {shown(figure.limit)} {figure.unit}")
-    return ", ".join(aims)
+def _measure_once(result: Result, name: str, contender: Callable[[], float]) -> bool:
+    """Add a value; or only failures, and leave the contender out."""
+    figure = result.figure
+    for _ in range(_TRIES):
+        try:
+            value = contender()
+        except Exception as exc:
+            result.failures.setdefault(name, []).append(f"{type(exc).__name__}: {exc}")
+            print(f"  {figure.name} {name}: {result.failures[name][-1]}", file=sys.stderr)
+        else:
+            result.values.setdefault(name, []).append(value)
+            print(f"  {figure.name} {name}: {value:,.4g} {figure.unit}", file=sys.stderr)
+            return True
+    result.values.pop(name, None)
+    return False

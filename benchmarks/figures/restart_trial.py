@@ -59,6 +59,7 @@ def restart(count: int, base_delay: float) -> dict[str, float]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C is for this process, which ends that one
             env={**os.environ, "PYTHONPATH": path},
         )
         ending = threading.Timer(_LIMIT, trial.kill)

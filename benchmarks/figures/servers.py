@@ -47,6 +47,7 @@ class Server:
             stdin=subprocess.PIPE,  # closed when this process ends, however it does
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C is for this process, which ends that one
             env={**os.environ, "PYTHONPATH": path},
         )
         assert process.stdout is not None
