@@ -14,7 +14,7 @@ WHOLE := $(if $(strip $(ARGS)),,-m "not slow" --cov --cov-report=term)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types soak diagrams requirements errors faults \
+.PHONY: help demo test lint types soak measure diagrams requirements errors faults \
         conformance fuzz docs build check clean
 
 help: ## print this list
@@ -35,6 +35,11 @@ types: $(VENV)/.stamp-test ## mypy --strict on both packages and the benchmarks
 
 soak: $(VENV)/.stamp-test ## random faults for a while, all promises checked (ARGS="--seconds 600 --seed 1")
 	@$(BIN)/python -m benchmarks soak $(ARGS)
+
+measure: $(VENV)/.stamp-test ## figures and growth for docs/benchmarks.rst; wants a quiet machine
+	@$(BIN)/python -m benchmarks figures --json docs/measured/figures.json
+	@$(BIN)/python -m benchmarks growth --json docs/measured/growth.json --pictures docs/pictures
+	@$(BIN)/python -m benchmarks page
 
 diagrams: $(VENV)/.stamp-test ## draw diagrams/ anew from the declarations (SVG needs Graphviz's dot)
 	@$(BIN)/python docs/draw_diagrams.py $(ARGS)

@@ -7,6 +7,7 @@ exit code is what `run` returns: 0 all is well; 1 it is not; 130 it was interrup
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from benchmarks.figures import command as figures
 from benchmarks.growth import command as growth
 from benchmarks.herd import command as herd
+from benchmarks.page import command as page
 from benchmarks.soak import command as soak
 
 
@@ -48,6 +50,11 @@ BENCHMARKS: dict[str, Benchmark] = {
         herd.add_options,
         herd.run,
     ),
+    "page": Benchmark(
+        "write what figures and growth have measured into the documentation",
+        page.add_options,
+        page.run,
+    ),
     "soak": Benchmark(
         "random faults for a given time, while everything promised is checked",
         soak.add_options,
@@ -75,9 +82,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         benchmark.add_options(options)
         options.set_defaults(run=benchmark.run)
     arguments = parser.parse_args(argv)
-    code: int = arguments.run(arguments)
+    try:
+        code: int = arguments.run(arguments)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return code
 
 
 if __name__ == "__main__":
+    # Whoever asks it to end has its servers ended, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

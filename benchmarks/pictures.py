@@ -41,6 +41,7 @@ class Panel:
         has_points: Whether the values themselves are marked, for curves of few values.
         levels: By name: y values that are drawn as thin grey lines from side to side.
         limits: ``xlim`` or ``ylim``: the least and the greatest value that is shown.
+        x_ticks: Where x is marked, and with what; empty: where matplotlib likes it.
     """
 
     curves: Curves
@@ -51,6 +52,7 @@ class Panel:
     has_points: bool = False
     levels: Mapping[str, float] = field(default_factory=dict)
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    x_ticks: Mapping[float, str] = field(default_factory=dict)
 
 
 def save(path: Path, title: str, *panels: Panel) -> None:
@@ -89,6 +91,9 @@ def _draw(axes: Axes, panel: Panel) -> None:
     axes.set_ylabel(panel.y_label)
     axes.set_xscale("log" if panel.x_log else "linear")
     axes.set_yscale("log" if panel.y_log else "linear")
+    if panel.x_ticks:
+        axes.set_xticks(list(panel.x_ticks), panel.x_ticks.values(), rotation=45, ha="right")
+        axes.set_xticks([], minor=True)
     axes.set(**panel.limits)
     if len(panel.curves) + len(panel.levels) > 1:
         axes.legend(frameon=False)

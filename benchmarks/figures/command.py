@@ -11,6 +11,7 @@ from benchmarks.extras import require
 from benchmarks.figures import report
 from benchmarks.figures.catalogue import FIGURES
 from benchmarks.figures.measure import TUNNEL, Result, measure
+from benchmarks.machine import machine
 
 _NEEDED = ("websockets", "wsaccel", "socketio", "aiohttp", "trustme")
 
@@ -33,7 +34,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     Returns:
         0; that a goal is missed is no failure of the command. 1: the tunnel failed. 2: no figure
-        has such a name. 130: interrupted; the table has what was measured before, no file has.
+        has such a name.
+
+    Raises:
+        KeyboardInterrupt: The table has what was measured before; no file has.
     """
     chosen = [
         figure
@@ -47,16 +51,16 @@ def run(arguments: argparse.Namespace) -> int:
         print("\n".join(f"{figure.name:<32} {figure.title}" for figure in chosen))
         return 0
     require(*_NEEDED)
-    where = report.machine()
+    where = machine()
     rounds = 1 if arguments.brief else max(1, arguments.rounds)
     results: list[Result] = []
     try:
         for figure in chosen:
             results.append(measure(figure, rounds, brief=arguments.brief))
     except KeyboardInterrupt:
-        _show(results)
-        print("interrupted", file=sys.stderr)
-        return 130
+        if results:
+            _show(results)
+        raise
     _show(results)
     if arguments.json is not None:
         found = report.to_dict(results, where, rounds)

@@ -199,7 +199,7 @@ FIGURES: tuple[Figure, ...] = (
     _echo("wss-binary-1m", "echo of 1 MiB, wss", _secure_binary, 1.0, *CLIENT),
     _echo("resuming-text-64k", f"{_TITLE} in a session", _sessions, 0.9, "plain"),
     _round_trip("p50", "p50", partial(_echoes, _SMALL, 2_000, _p50, False), 1.05),
-    _round_trip("p99", "p99", partial(_echoes, _SMALL, 2_000, _p99, False), 1.2),
+    _round_trip("p99", "p99", partial(_echoes, _SMALL, 5_000, _p99, False), 1.2),
     _round_trip("iterator", "p50, messages()", partial(_round_trips_by_iterator, _p50), None),
 )
 """Echoes, plain, by TLS and in sessions."""

@@ -1,47 +1,19 @@
-"""What came of the figures: as a table for terminals, and as JSON; and where they were measured."""
+"""What came of the figures: as a table for terminals, and as JSON."""
 
 from __future__ import annotations
 
-import os
-import platform
-import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from benchmarks.figures.measure import Result
+from benchmarks.machine import version_of
 from tunnel.masking import MASKER
 
 WIDTH = 100
 """Columns of the table, at most."""
 
-_LIBRARIES = (
-    "websocket-client",
-    "wsaccel",
-    "websockets",
-    "python-socketio",
-    "transitions",
-    "tenacity",
-    "loguru",
-    "uvloop",
-    "aiohttp",
-)
 _HEADINGS = ("figure", "measured", "spread", "goal", "")
-
-
-def machine() -> dict[str, object]:
-    """What it is measured on; asked before anything is measured, for the sake of the load."""
-    return {
-        "processor": _processor(),
-        "processors": os.cpu_count(),
-        "system": f"{platform.system()} {platform.release()}",
-        "temporary files": _file_system(Path(tempfile.gettempdir()).resolve()),
-        "load before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "python": platform.python_version(),
-        "libraries": {name: found for name in _LIBRARIES if (found := _version(name))},
-    }
 
 
 def notes() -> list[str]:
@@ -52,7 +24,7 @@ def notes() -> list[str]:
             "websockets has no masker in C here (extra fast), so the tunnel masks with "
             f"{MASKER}: large messages are sent more slowly."
         )
-    if _version("uvloop") is None:
+    if version_of("uvloop") is None:
         found.append("There is no uvloop, so the servers that echo are slower, for everybody.")
     return found
 
@@ -65,7 +37,7 @@ def to_dict(
         "machine": where,
         "rounds": rounds,
         "notes": notes(),
-        "figures": [{**result.to_dict(), **line(result.to_dict())} for result in results],
+        "figures": [result.to_dict() for result in results],
     }
 
 
@@ -86,7 +58,7 @@ def line(figure: Mapping[str, Any]) -> dict[str, str]:
     contenders += [f"{name} failed {len(them)} times" for name, them in figure["failures"].items()]
     return {
         "measured": "" if middle is None else digits(middle) + mark,
-        "spread": f"{digits(min(shown_values))}-{digits(max(shown_values))}"
+        "spread": f"{digits(min(shown_values))}..{digits(max(shown_values))}"
         if shown_values
         else "",
         "aim": ", ".join(aims),
@@ -125,29 +97,3 @@ def _folded(text: str) -> str:
         whole, WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
     )
     return lines.replace("\xa0", " ")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:  # not Linux
-        lines = []
-    names = (text.partition(":")[2].strip() for text in lines if text.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
-
-
-def _file_system(folder: Path) -> str | None:
-    """The kind of file system that a folder is in; None: the system does not tell."""
-    try:
-        mounts = [text.split() for text in Path("/proc/mounts").read_text("utf-8").splitlines()]
-    except OSError:  # not Linux
-        return None
-    around = [mount for mount in mounts if folder.is_relative_to(mount[1])]
-    return max(around, key=lambda mount: len(mount[1]))[2] if around else None

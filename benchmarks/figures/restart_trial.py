@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.figures.servers import ROOT
@@ -192,4 +193,8 @@ def _await(arrived: threading.Semaphore, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # a thousand tunnels would go on looking for the gateway

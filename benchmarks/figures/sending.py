@@ -88,18 +88,24 @@ def _repeat_in_threads(send: Callable[[_Message], object], message: _Message, co
 
 
 def _in_threads(work: Callable[[], None], number: int) -> None:
-    """Do it in so many threads, which begin together."""
+    """Do it in so many threads, which begin together; what one raises comes out in the end."""
     barrier = threading.Barrier(number)
+    errors: list[Exception] = []
 
     def run() -> None:
-        barrier.wait(LIMIT)
-        work()
+        try:
+            barrier.wait(LIMIT)
+            work()
+        except Exception as exc:
+            errors.append(exc)
 
     threads = [threading.Thread(target=run, daemon=True) for _ in range(number)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(LIMIT)
+    if errors:
+        raise errors[0]
 
 
 @contextmanager

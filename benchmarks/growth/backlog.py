@@ -65,8 +65,12 @@ BACKLOG = (
         (1, 4, 16, 64, 256, 1024, 4096),
         (32,),
         _outstanding,
-        "The more are outstanding, the more share a system call, so that each costs less, up to "
-        "what the gateway answers. Memory: what is known of each until it is answered.",
+        "One request alone takes {time[1]}, most of which is waiting for threads to wake on both "
+        "ends. The more are outstanding, the more share a system call and a waking, up to what "
+        "the gateway answers in a second: {throughput[1]} one by one, {throughput[64]} with 64, "
+        "{throughput[4096]} with 4,096, which take {time[4096]}: linear. So is memory, what is "
+        "known of each until its future is done, with {memory[1]} for one and {memory[4096]} for "
+        "4,096.",
     ),
     Curve(
         "queue",
@@ -76,7 +80,10 @@ BACKLOG = (
         (64, 256, 1024, 4096, 16_384, 65_536),
         (64,),
         _queued,
-        "Connecting costs the same however many wait; beyond that, each message costs what it "
-        "costs to queue and to write it. Memory: the messages, and an entry for each.",
+        "Connecting costs the same however many wait, and is most of the {time[64]} with 64. "
+        "Beyond that each message costs what it costs to queue it and to write it, whatever its "
+        "place in the queue: {throughput[4096]} a second with 4,096, {throughput[65536]} with "
+        "65,536. Memory is the messages themselves and some 100 bytes for each: {memory[65536]} "
+        "for 65,536 of 1 KiB.",
     ),
 )

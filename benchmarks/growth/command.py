@@ -9,8 +9,10 @@ from pathlib import Path
 
 from benchmarks.extras import require
 from benchmarks.growth.catalogue import CURVES
-from benchmarks.growth.curve import Growth, measure, table
-from benchmarks.pictures import Panel, save
+from benchmarks.growth.curve import measure
+from benchmarks.growth.drawing import draw
+from benchmarks.growth.report import table
+from benchmarks.machine import machine
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -47,28 +49,19 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.pictures is not None:
         require("matplotlib")
+    require("websockets", "trustme")
+    where = machine()
     rounds = 1 if arguments.brief else max(1, arguments.rounds)
     growths = [measure(curve, rounds, brief=arguments.brief) for curve in chosen]
     print(table(growths))
     if arguments.json is not None:
-        report = {"curves": [growth.to_dict() for growth in growths]}
-        arguments.json.write_text(json.dumps(report, indent=1), "utf-8")
+        report = {
+            "machine": where,
+            "rounds": rounds,
+            "curves": [growth.to_dict() for growth in growths],
+        }
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     if arguments.pictures is not None:
         for growth in growths:
             draw(arguments.pictures / f"growth-{growth.curve.name}.svg", growth)
     return 0 if arguments.brief or all(growth.is_at_most_linear for growth in growths) else 1
-
-
-def draw(path: Path, growth: Growth) -> None:
-    """Throughput to the left, memory to the right."""
-    curve, points = growth.curve, growth.points
-    xs = [float(point.x) for point in points]
-    throughput = {curve.items: (xs, [point.throughput for point in points])}
-    if curve.is_per_item and points[0].mib_a_second:
-        throughput["MiB/s"] = (xs, [point.mib_a_second for point in points])
-    memory = {"KiB at most": (xs, [point.kib for point in points])}
-    panels = [
-        Panel(curves, curve.x_label, ", ".join(curves), x_log=True, y_log=True, has_points=True)
-        for curves in (throughput, memory)
-    ]
-    save(path, curve.title, *panels)

@@ -1,9 +1,10 @@
 """How a curve is measured, and how it is judged.
 
-At each x the same work is done several times, and the fastest counts; then once more with memory
-traced, so that tracing slows down no time that counts. What is judged is how steep the curves are
-on doubly logarithmic axes, in their upper half: below that, constant costs hide how others grow. A
-slope of 0 is constant, 1 linear, 2 quadratic.
+The same work is done at each x, then again from the beginning, several times; the fastest counts,
+so a disturbance of some seconds spoils one round of many points rather than all of one. In the last
+round it is done once more with memory traced, so that tracing slows down no time that counts. What
+is judged is how steep the curves are on doubly logarithmic axes, in their upper half: below that,
+constant costs hide how others grow. A slope of 0 is constant, 1 linear, 2 quadratic.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class Curve:
         brief: Where it is measured if it is to be brief.
         work: Called with x, and whether it is to be brief; a context that sets everything up, and
             gives what does the work once.
-        explanation: Why the curves are as they are.
+        explanation: Why the curves are as they are. What was measured at x comes in by
+            ``{time[x]}``, ``{throughput[x]}``, ``{mib[x]}`` (MiB/s) and ``{memory[x]}``.
         is_per_item: Whether the cost that is judged is that of an item, not that of all.
     """
 
@@ -146,19 +148,32 @@ def measure(curve: Curve, rounds: int, *, brief: bool = False) -> Growth:
         rounds: How often at each x.
         brief: Only see that it works.
     """
-    points = []
-    for x in curve.brief if brief else curve.xs:
-        with curve.work(x, brief) as work:
-            fastest = min((work() for _ in range(rounds)), key=lambda spent: spent.seconds)
-            with _traced() as peak:
-                work()
-                kib = peak() / 1024
-        throughput = fastest.items / fastest.seconds
-        seconds = 1 / throughput if curve.is_per_item else fastest.seconds
-        points.append(Point(x, seconds, throughput, kib, throughput * fastest.size / 2**20))
-        shown = f"{throughput:,.4g} {curve.items}, {kib:,.4g} KiB"
-        print(f"  {curve.name} {x:,}: {shown}", file=sys.stderr)
-    return Growth(curve, tuple(points))
+    xs = curve.brief if brief else curve.xs
+    fastest: dict[int, Spent] = {}
+    memory: dict[int, float] = {}
+    for number in range(rounds):
+        for x in xs:
+            with curve.work(x, brief) as work:
+                work()  # what only the first run pays for
+                spent = [work(), *filter(None, [fastest.get(x)])]
+                fastest[x] = min(spent, key=lambda one: one.seconds)
+                if number == rounds - 1:
+                    memory[x] = _memory(work)
+            print(f"  {curve.name} {x:,}: {spent[0].seconds:.4g} s", file=sys.stderr)
+    return Growth(curve, tuple(_point(curve, x, fastest[x], memory[x]) for x in xs))
+
+
+def _point(curve: Curve, x: int, spent: Spent, kib: float) -> Point:
+    throughput = spent.items / spent.seconds
+    seconds = 1 / throughput if curve.is_per_item else spent.seconds
+    return Point(x, seconds, throughput, kib, throughput * spent.size / 2**20)
+
+
+def _memory(work: Callable[[], object]) -> float:
+    """KiB that the work took at once, at most."""
+    with _traced() as peak:
+        work()
+        return peak() / 1024
 
 
 @contextmanager
@@ -170,27 +185,3 @@ def _traced() -> Iterator[Callable[[], int]]:
         yield lambda: max(1, tracemalloc.get_traced_memory()[1])
     finally:
         tracemalloc.stop()
-
-
-def table(growths: Sequence[Growth]) -> str:
-    """All points of all curves, and the verdicts, for a terminal."""
-    parts = []
-    for growth in growths:
-        curve = growth.curve
-        rows = [[curve.x_label, curve.items, "MiB/s", "time", "KiB"]]
-        for point in growth.points:
-            mib = f"{point.mib_a_second:,.4g}" if point.mib_a_second else ""
-            shown = (point.throughput, point.seconds * 1e6, point.kib)
-            throughput, time, kib = (f"{value:,.4g}" for value in map(_rounded, shown))
-            rows.append([f"{point.x:,}", throughput, mib, f"{time} us", kib])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(map(str.rjust, row, widths)) for row in rows]
-        verdict = "at most linear" if growth.is_at_most_linear else "STEEPER THAN LINEAR"
-        slopes = f"slope of time {growth.time_slope:.2f}, of memory {growth.memory_slope:.2f}"
-        parts.append("\n".join([curve.title, *lines, f"{slopes}: {verdict}", curve.explanation]))
-    return "\n\n".join(parts)
-
-
-def _rounded(value: float) -> float:
-    """A large number without a fraction, which then is shown in full."""
-    return float(round(value)) if value >= 1000 else value

@@ -72,7 +72,9 @@ HOLDING = (
         (10, 100, 1000, 10_000),
         (10, 100),
         _history,
-        "An event is appended to a ring, whatever its length. Memory: the events that are kept.",
+        "An event is appended to a ring, which costs the same however long it is: {time[10]} a "
+        "change with 10 events, {time[10000]} with 10,000, callbacks of the machine included. "
+        "Memory is that of the events that are kept, {memory[10]} and {memory[10000]}.",
         is_per_item=True,
     ),
     Curve(
@@ -83,7 +85,9 @@ HOLDING = (
         (1, 4, 16, 64, 256),
         (4,),
         _tunnels,
-        "Each has a thread, a socket and a machine of its own, and they share all timers. Memory: "
-        "that of a tunnel, so many times; without the stacks of threads and what the system holds.",
+        "Each has a thread, a socket and a machine of its own, and they share one thread for all "
+        "timers: so connecting one costs much the same whether it is alone, {time[1]}, or the last "
+        "of many: 256 take {time[256]}, {throughput[256]} a second. Memory is that of a tunnel, so "
+        "many times: {memory[1]} for the first with all that is made once, {memory[256]} for 256.",
     ),
 )

@@ -13,7 +13,7 @@ from benchmarks.growth.curve import Curve, Spent
 
 _SIZES = (16, 128, 1024, 8 * 1024, 64 * 1024, 512 * 1024, 4 * 2**20, 16 * 2**20)
 _BRIEF = (1024,)
-_AT_MOST = 20_000  # messages
+_AT_MOST = 100_000  # messages
 _BYTES = 64 * 2**20  # in all of them, at most
 
 
@@ -68,8 +68,13 @@ MESSAGES = (
         _SIZES,
         _BRIEF,
         _receive,
-        "A message costs the same up to some KiB; beyond, its bytes are what costs: they are read "
-        "from the socket, and joined once. Memory: what was read at once, or the longest message.",
+        "A small message costs what its frame and the callback cost, {time[16]} with 16 B and "
+        "{time[1024]} with 1 KiB. Beyond that its bytes are what costs, {time[65536]} with 64 KiB: "
+        "they are read from the socket, {mib[65536]} there and {mib[16777216]} with 16 MiB, and "
+        "the pieces of a large message are joined once. Memory is what was read at once and the "
+        "messages in it, {memory[16]} with 16 B and {memory[1024]} with 1 KiB, until a message is "
+        "larger than that; then it is twice the message, {memory[16777216]} with 16 MiB: its "
+        "pieces, and the whole that is made of them.",
         is_per_item=True,
     ),
     Curve(
@@ -80,8 +85,11 @@ MESSAGES = (
         _SIZES,
         _BRIEF,
         _send,
-        "A message costs the same up to some KiB; beyond, its bytes are what costs: they are "
-        "masked and written, a piece at a time. Memory: such pieces, however long a message is.",
+        "A small message costs what its frame costs, {time[16]} with 16 B and {time[1024]} with "
+        "1 KiB; many share a system call. Beyond that its bytes are what costs, {time[65536]} with "
+        "64 KiB: they are masked and written, {mib[65536]} there and {mib[16777216]} with 16 MiB. "
+        "That is done in pieces of 64 KiB, so memory does not grow with the message: {memory[16]} "
+        "with 16 B, {memory[16777216]} with 16 MiB.",
         is_per_item=True,
     ),
 )

@@ -23,6 +23,7 @@ np = pytest.importorskip("numpy")
 
 from benchmarks.herd import policies, simulation  # noqa: E402  # need numpy
 
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "benchmarks.rst").read_text("utf-8")
 FLEET = Backoff(25.0, 100.0, 1.0)
 SMALL = Scenario(clients=2_000, outage=12.0, capacity=100, horizon=300.0)
 
@@ -71,6 +72,39 @@ def test_the_tunnels_defaults() -> None:
     attempts = np.arange(1, 30)
     delays = ours.delay(attempts, 0.0, np.random.default_rng(1))
     assert delays.tolist() == wanted(attempts, 0.0, np.random.default_rng(1)).tolist()
+
+
+def test_the_settings_for_fleets() -> None:
+    """What the documentation recommends is a configuration of the tunnel, and what is simulated."""
+    lines = PAGE.split("   seconds = 100_000 / 2_000", 1)[1].split("\n\nThe first attempts")[0]
+    names: dict[str, Any] = {"TunnelConfig": TunnelConfig, "seconds": 100_000 / 2_000}
+    config: TunnelConfig = eval(lines[lines.index("TunnelConfig(") :], names)
+    theirs = policies.POLICIES[-1]
+    assert theirs.name == "tunnel, fleet"
+    assert theirs.max_attempts is config.max_reconnect_attempts is None
+    draws = np.random.default_rng(1).uniform(-1.0, 1.0, 29)
+    backoff = Backoff(config.reconnect_base_delay, config.reconnect_max_delay, config.jitter)
+    delays = [backoff.delay(attempt, draw) for attempt, draw in enumerate(draws.tolist(), 1)]
+    assert theirs.delay(np.arange(1, 30), 0.0, np.random.default_rng(1)).tolist() == delays
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("outage", [60, 5, 600])
+def test_the_tables_of_the_documentation(outage: int) -> None:
+    """The documentation has what the command prints."""
+    scenario = Scenario(outage=outage, horizon=outage + 900)
+    for policy in policies.POLICIES:
+        outcome = simulation.simulate(policy, scenario, np.random.default_rng(1))
+        times = [outcome.seconds_until(share) for share in (0.5, 0.99, 1.0)]
+        if outage == 60:
+            cells = [f"{outcome.first_wave:,}", f"{outcome.peak:,}"]
+            cells += [f"{time:.0f} s" for time in times if time is not None]
+            row = "\n     - ".join([policy.name, *cells, f"{outcome.attempts:,}"])
+            assert f"   * - {row}\n" in PAGE
+        elif times[-1] is not None:
+            row = PAGE.split("     - 600 s away", 1)[1].split(f"   * - {policy.name}\n", 1)[1]
+            cell = f"     - {outcome.peak:,}; {times[-1]:.0f} s"
+            assert row.splitlines()[outage == 600] == cell
 
 
 @pytest.mark.parametrize(

@@ -52,11 +52,11 @@ def test_the_table_has_a_line_for_each_figure() -> None:
         ]
     ).splitlines()
     assert lines[0].split() == words("figure measured spread goal")
-    assert lines[1].split() == words("some figure 2.50 x 2.00-3.00 >= 2 x reached")
+    assert lines[1].split() == words("some figure 2.50 x 2.00..3.00 >= 2 x reached")
     assert lines[2] == "  messages/s: tunnel 2,000, a 800"
-    assert lines[3].split() == words("some figure 0.25 0.2-0.3 >= 0.5 MISSED")
-    assert lines[5].split() == words("some figure 0.25 x 0.25-0.25")
-    assert lines[7].split() == words("some figure 7 7-7")
+    assert lines[3].split() == words("some figure 0.25 0.2..0.3 >= 0.5 MISSED")
+    assert lines[5].split() == words("some figure 0.25 x 0.25..0.25")
+    assert lines[7].split() == words("some figure 7 7..7")
     assert lines[1].index("reached") == lines[3].index("MISSED")
     assert lines[-1] == "1 of 2 goals are reached."
 
@@ -99,7 +99,7 @@ def test_the_command(
     assert "some figure" in capsys.readouterr().out
     found = json.loads(file.read_text("utf-8"))
     assert found["figures"][0]["values"] == {"tunnel": [6.0, 6.0], "a": [2.0, 2.0]}
-    assert found["figures"][0]["measured"] == "3.00 x"
+    assert found["figures"][0]["ratio"] == 3.0
     assert found["machine"]["libraries"]["websocket-client"]
     assert found["rounds"] == 2
 
@@ -121,7 +121,7 @@ def test_what_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A figure that an extra would make better says so; without a peer there is no figure."""
     assert report.notes() == []
     monkeypatch.setattr(report, "MASKER", "python")
-    monkeypatch.setattr(report, "_version", lambda name: None)
+    monkeypatch.setattr(report, "version_of", lambda name: None)
     masker, loop = report.notes()
     assert "extra fast" in masker
     assert "uvloop" in loop

@@ -1,0 +1,1 @@
+"""What the documentation shows of measurements: docs/measured/, made from their JSON."""
