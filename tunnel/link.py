@@ -50,8 +50,9 @@ from tunnel.waker import Waker
 from tunnel.websocket_heartbeat import TEXT_PING, TEXT_PONG, WebSocketHeartbeat
 from tunnel.writer import Writer
 
+# Also inside a large frame: what a larger read saves in calls costs more in memory that the system
+# takes back after each message, and gives again page by page.
 _READ_SIZE = 64 * 1024
-_LARGE_READ_SIZE = 1024 * 1024  # worth while only inside a large frame
 _HEADER = 2  # bytes before the payload of a short frame that a server sends
 _CHALLENGE = 2.0  # seconds for a sign of life after the network has changed (requirement 1.8)
 _LINGER = 1.0  # seconds that the peer gets to close the connection once we have nothing more to say
@@ -255,7 +256,7 @@ class Link:
                     return self._time_up()
                 continue
             try:
-                chunk = self._transport.receive(self._read_size())
+                chunk = self._transport.receive(_READ_SIZE)
             except OSError as error:
                 return self._broken(error)
             if chunk:
@@ -357,10 +358,6 @@ class Link:
         return probe
 
     # Reading
-
-    def _read_size(self) -> int:
-        wanted = self._decoder.wanted
-        return _READ_SIZE if wanted <= _READ_SIZE else min(wanted, _LARGE_READ_SIZE)
 
     def _take(self, chunk: bytes) -> None:
         if self.heartbeat is not None:

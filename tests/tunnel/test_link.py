@@ -231,20 +231,16 @@ def test_a_message_in_pieces() -> None:
     assert bench.activity == len(frame)
 
 
-@pytest.mark.parametrize(
-    ("size", "wanted"), [(100, 65536), (200_000, 199_990), (16 * 2**20, 1024 * 1024)]
-)
-def test_large_frames_are_read_in_large_pieces(size: int, wanted: int) -> None:
-    """Inside a large frame a read asks for what is missing, up to 1 MiB; else for 64 KiB."""
+@pytest.mark.parametrize("size", [100, 200_000, 16 * 2**20])
+def test_large_frames_are_read_in_small_pieces(size: int) -> None:
+    """A read asks for 64 KiB, however much of a frame is missing."""
     bench = Bench()
     frame = SERVER.message(bytes(size))
     header = len(frame) - size
     bench.feed(frame[: header + 10])
-    assert bench.wire.sizes[0] == 65536
-    assert bench.wire.sizes[-1] == wanted
     bench.feed(frame[header + 10 :])
     assert bench.received == [bytes(size)]
-    assert bench.wire.sizes[-1] == 65536
+    assert set(bench.wire.sizes) == {65536}
 
 
 class Sizes:

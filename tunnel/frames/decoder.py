@@ -58,8 +58,8 @@ class FrameDecoder:
         violation: Why the peer's bytes were refused; None while they are in order.
         finished: True after a violation or a close frame; whatever follows is ignored.
         saw_control: Whether the last `feed` handed out anything but messages.
-        wanted: How many bytes are still to come of a data frame whose payload is incomplete: so
-            large a read is worth while. 0 if there is none, or its header is incomplete too.
+        wanted: How many bytes are still to come of a data frame whose payload is incomplete. 0 if
+            there is none, or its header is incomplete too.
     """
 
     __slots__ = (
