@@ -58,6 +58,7 @@ _BATCH_MESSAGES = 512
 _MAX_PONGS = 32
 _PONG = 0x8A  # the first byte of a pong frame (RFC 6455, section 5.2)
 _CLOSE = 0x88
+_NOTHING = memoryview(b"")
 
 
 class Outbox:
@@ -112,7 +113,7 @@ class Outbox:
         self._big: Message | None = None  # the message whose fragments are being written
         self._fragments: Iterator[bytes] = iter(())
         self._next_fragment: bytes | None = None  # one ahead, so that the last is known as such
-        self._piece = memoryview(b"")  # the rest of what is being written
+        self._piece = _NOTHING  # the rest of what is being written
         self._piece_size = 0
         self._lead = 0  # bytes of the piece before the first frame of its batch
         self._batch: Sequence[Message] = []  # the messages that end in this piece
@@ -181,7 +182,7 @@ class Outbox:
         """The first `written` bytes of the piece were taken by the kernel."""
         self._piece = self._piece[written:]
         if not self._piece:
-            self._piece = memoryview(b"")  # lets the buffer go
+            self._piece = _NOTHING  # lets the buffer go
             if self._batch:
                 # Forgotten first: were it confirmed twice, for an interruption in between, another
                 # message would be taken for written.
@@ -208,7 +209,7 @@ class Outbox:
         if whole:
             self._confirm(whole)
         self._batch = []
-        self._piece = memoryview(b"")
+        self._piece = _NOTHING
         self._big = self._next_fragment = None
         self._controls.clear()
         self._pongs.clear()

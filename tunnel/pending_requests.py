@@ -50,6 +50,7 @@ from tunnel.arguments import checked_limit
 from tunnel.circuit_breaker import CircuitBreaker, Permit
 from tunnel.clock import Clock
 from tunnel.errors import PayloadTypeError, RequestTimeoutError, SessionLostError, TunnelError
+from tunnel.frames import encode_text
 from tunnel.interruptible import Outcome
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.request_frames import (
@@ -460,13 +461,7 @@ def _time_out(request: Pending) -> RequestTimeoutError:
 
 def _body(payload: object) -> bytes:
     if isinstance(payload, str):
-        try:
-            return payload.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"the text cannot be sent: character {error.start} is a lone surrogate, "
-                "which UTF-8 does not have"
-            ) from None
+        return encode_text(payload)
     if isinstance(payload, (bytes, bytearray, memoryview)):
         return bytes(payload)
     raise PayloadTypeError(f"a payload is str or bytes-like, not {type(payload).__name__}")

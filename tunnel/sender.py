@@ -14,6 +14,7 @@ from typing import Final, Protocol, TypeAlias
 
 from tunnel.clock import Clock
 from tunnel.errors import InvalidStateError, MessageTooBigError, PayloadTypeError, QueueFullError
+from tunnel.frames import encode_text
 from tunnel.link import Link
 from tunnel.outbox import Message
 from tunnel.request_queue import RequestPriority, RequestQueue
@@ -74,7 +75,7 @@ class Sender:
         timeout: SendTimeout,
     ) -> None:
         """See `TunnelService.send`."""
-        message = self._checked(data)
+        message = self._checked(data, is_encoded_now=False)
         if (
             expires_in is not None
             or timeout is not WHILE_CONNECTED
@@ -117,7 +118,9 @@ class Sender:
                 if link.writer.is_stalled:
                     may_wait = timeout != 0 and not owner.worker.is_own_thread
                     self._write(may_wait=may_wait, deadline=self._deadline(timeout))
-            elif not owner.worker.is_own_thread:
+                return
+            _check_encodable(message)
+            if not owner.worker.is_own_thread:
                 is_accepted, is_ours_to_write = self._queue.put(message, priority, expires_in)
                 if not is_accepted:
                     self._queue_all([message], priority, expires_in, timeout)
@@ -155,8 +158,12 @@ class Sender:
                 raise
         return accepted
 
-    def _checked(self, data: object) -> Message:
-        """The message to send, unchangeable, if it may be sent."""
+    def _checked(self, data: object, *, is_encoded_now: bool = True) -> Message:
+        """The message to send, unchangeable, if it may be sent.
+
+        To encode a long text takes long. Who does so in any case, for the wire, need not do it here
+        for a text that is short enough whatever is in it.
+        """
         message: Message
         if type(data) is bytes or isinstance(data, str):
             message = data
@@ -165,8 +172,14 @@ class Sender:
         else:
             raise PayloadTypeError(f"a message is str or bytes-like, not {_kind(data)}")
         owner = self._owner
-        size = len(message) if type(message) is bytes else _size(message)
-        if size > owner.max_message_size:
+        limit = owner.max_message_size
+        if type(message) is bytes:
+            size = len(message)
+        elif not is_encoded_now and 4 * len(message) <= limit:
+            size = 0
+        else:
+            size = _size(message)
+        if size > limit:
             self._check_size(size)
         if owner.is_closing and not (owner.worker.is_own_thread and owner.greeting):
             raise InvalidStateError("the tunnel is closing and takes no more messages")
@@ -281,21 +294,17 @@ def _check_terms(priority: RequestPriority, expires_in: float | None, timeout: S
         raise ValueError(f"timeout must be at least 0 seconds, not {timeout!r}")
 
 
+def _check_encodable(message: Message) -> None:
+    """Refuse at the call what could not go out later."""
+    if isinstance(message, str) and not message.isascii():
+        encode_text(message)
+
+
 def _size(message: Message) -> int:
     """Bytes of the payload."""
     if isinstance(message, str) and not message.isascii():
-        return len(_encoded(message))
+        return len(encode_text(message))
     return len(message)
-
-
-def _encoded(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"the text cannot be sent: character {error.start} is a lone surrogate, "
-            "which UTF-8 does not have"
-        ) from None
 
 
 def _kind(data: object) -> str:

@@ -30,7 +30,8 @@ from collections.abc import Callable
 from threading import get_ident
 
 from tunnel.clock import SYSTEM_CLOCK, Clock
-from tunnel.frames import FrameEncoder
+from tunnel.frames import FrameEncoder, encode_text
+from tunnel.interruptible import Condition
 from tunnel.outbox import FRAGMENT_SIZE, Message, Outbox
 from tunnel.request_queue import RequestPriority
 from tunnel.session_frames import Parcel
@@ -111,7 +112,7 @@ class Writer:
         self._is_direct = is_direct
         self._clock = clock
         self._lock = threading.Lock()  # guards the fields below and who may touch the outbox
-        self._free = threading.Condition(self._lock)  # notified when the role is given up
+        self._free = Condition(self._lock)  # notified when the role is given up
         self._owner: int | None = None  # the thread that has the role
         self._dead = False
         self._over_budget = False
@@ -168,6 +169,8 @@ class Writer:
             if type(message) is Parcel:  # see `Outbox`
                 return False
             frame = self._encoder.message(message)
+        elif isinstance(message, str) and not message.isascii():
+            encode_text(message)  # with the role it would be too late to refuse it
         try:
             with self._lock:
                 if self._owner is not None or self._dead:

@@ -20,7 +20,7 @@ from tunnel.frames.rules import is_legal_close_code
 
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SIZES = (0, 1, 125, 126, 127, 255, 256, 65535, 65536, 65537)
-SURROGATE = "the text has a lone surrogate at index 2"
+SURROGATE = "character 2 is a lone surrogate"
 
 
 def rfc_key(size: int) -> bytes:

@@ -1085,7 +1085,7 @@ def test_every_request_ends_exactly_once() -> None:
     assert len(done) == len(ends) == 4000
     assert set(ends.values()) == {1}
     assert peer.requests.outstanding == 0
-    assert not clock.timers._heap
+    assert not clock.timers._live
     answered = sum(not f.cancelled() and f.exception() is None for f in futures)
     assert answered <= peer.answers
     metrics = peer.requests._metrics.snapshot()

@@ -24,7 +24,7 @@ handed out, nothing behind it is looked at (sections 7.1.7 and 5.5.1).
 from __future__ import annotations
 
 from tunnel.frames.decoder import FrameDecoder, Incoming
-from tunnel.frames.encoder import FrameEncoder
+from tunnel.frames.encoder import FrameEncoder, encode_text
 from tunnel.frames.rules import Close, Ping, Pong, ProtocolViolation
 
 __all__ = [
@@ -35,4 +35,5 @@ __all__ = [
     "Ping",
     "Pong",
     "ProtocolViolation",
+    "encode_text",
 ]

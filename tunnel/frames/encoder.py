@@ -36,21 +36,31 @@ def _header(first: int, size: int, mask: int) -> bytes:
     return struct.pack(">BBQ", first, mask | 127, size)
 
 
-def _encode(text: str) -> bytes:
-    """Encode `text` as UTF-8, or raise a ValueError that says where that is impossible."""
+def encode_text(text: str) -> bytes:
+    """Encode a text for the wire (RFC 6455, section 5.6).
+
+    Args:
+        text: The payload of a text message.
+
+    Returns:
+        It in UTF-8.
+
+    Raises:
+        ValueError: It has a lone surrogate; the error says where.
+    """
     try:
         return text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"the text has a lone surrogate at index {error.start}, which UTF-8 cannot express"
-            " (RFC 6455, section 5.6)"
-        ) from error
+            f"the text cannot be sent: character {error.start} is a lone surrogate, "
+            "which UTF-8 does not have"
+        ) from None
 
 
 def _payload(data: str | bytes | bytearray | memoryview) -> tuple[int, bytes]:
     """Return opcode and payload of a message; a copy, if `data` could change meanwhile."""
     if isinstance(data, str):
-        return TEXT, _encode(data)
+        return TEXT, encode_text(data)
     if isinstance(data, (bytes, bytearray, memoryview)):
         return BINARY, bytes(data)
     raise TypeError(f"a payload is str, bytes, bytearray or memoryview, not {type(data).__name__}")
@@ -98,7 +108,7 @@ class FrameEncoder:
         if type(data) is bytes:
             opcode, payload = BINARY, data
         elif type(data) is str:
-            opcode, payload = TEXT, _encode(data)
+            opcode, payload = TEXT, encode_text(data)
         else:
             opcode, payload = _payload(data)
         size = len(payload)
@@ -129,7 +139,7 @@ class FrameEncoder:
             if type(data) is bytes:
                 opcode, payload = BINARY, data
             elif type(data) is str:
-                opcode, payload = TEXT, _encode(data)
+                opcode, payload = TEXT, encode_text(data)
             else:
                 opcode, payload = _payload(data)
             size = len(payload)
@@ -221,7 +231,7 @@ class FrameEncoder:
             return self._control(CLOSE, b"")
         if not is_legal_close_code(code):
             raise ValueError(f"close code {code} must not be sent (RFC 6455, section 7.4)")
-        text = _encode(reason)
+        text = encode_text(reason)
         room = MAX_CONTROL_PAYLOAD - 2
         if len(text) > room:
             raise ValueError(
