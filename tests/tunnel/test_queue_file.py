@@ -210,6 +210,7 @@ class TestRefused:
         path.chmod({"file": 0o444, "folder": 0o666, "all": 0o444}[what])
         program = f"""
 import os, sys
+import tunnel.queue_journal  # while the interpreter's own files can be read
 from tunnel import RequestQueue
 from tunnel.errors import QueueStorageError
 os.setuid(65534)
