@@ -63,8 +63,8 @@ class SystemTimers:
         self._lock = threading.Lock()  # guards all below
         self._changed = threading.Condition(self._lock)
         self._heap: list[tuple[float, int, _SystemTimer]] = []  # cancelled ones among them
-        # Of those in the heap, how many are not; or more, where Ctrl-C came in between: then the
-        # thread stays, while with less it might end too soon.
+        # Of those in the heap, how many are not; or more, where Ctrl-C came in between, until they
+        # are counted again. With less the thread might end too soon.
         self._live = 0
         self._owners: set[object] = set()  # who hold the thread
         self._thread: threading.Thread | None = None
@@ -124,8 +124,10 @@ class SystemTimers:
 
     def _end_if_idle(self) -> None:
         """Wake the thread if there is nothing to wait for. Needs the lock."""
-        if not self._live and not self._owners:
-            self._changed.notify()
+        if not self._owners:
+            self._live = sum(timer.callback is not None for _, _, timer in self._heap)
+            if not self._live:
+                self._changed.notify()
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="tunnel-timers", daemon=True)
