@@ -492,10 +492,16 @@ class SessionChannel:
         Returns:
             Whether all was acknowledged; False: `timeout` seconds have passed, or it was lost.
         """
-        with self._lock:
-            losses = self.losses
-            is_over = self._settled.wait_for(lambda: not self._unsettled, timeout)
-            return is_over and self.losses == losses
+        losses = self.losses
+        kept: list[bool] = []
+
+        def is_settled() -> bool:
+            if self._unsettled:
+                return False
+            kept.append(self.losses == losses)
+            return True
+
+        return self._settled.wait_for(is_settled, timeout) and kept[0]
 
     @property
     def _unsettled(self) -> int:

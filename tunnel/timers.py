@@ -19,6 +19,7 @@ from loguru import logger
 
 from tunnel.clock import Clock
 from tunnel.errors import ResourceExhaustedError
+from tunnel.interruptible import start_thread
 
 _FEW = 64  # cancelled timers are not worth being taken out
 
@@ -132,7 +133,7 @@ class SystemTimers:
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="tunnel-timers", daemon=True)
         try:
-            self._thread.start()
+            start_thread(self._thread)
         except RuntimeError as error:
             raise ResourceExhaustedError("the thread for timers cannot be started") from error
 

@@ -20,6 +20,7 @@ from typing import Protocol
 import tunnel.classify  # noqa: F401  (now: it could not be loaded without a free descriptor)
 from tunnel.clock import SYSTEM_CLOCK, Clock
 from tunnel.errors import ResourceExhaustedError
+from tunnel.interruptible import start_thread
 from tunnel.requests import Request
 from tunnel.timers import SYSTEM_TIMERS, TimerHandle, timers_of
 from tunnel.turnstile import give
@@ -318,7 +319,7 @@ class Worker:
         before = self._thread
         self._thread = thread = threading.Thread(target=self._run, name="tunnel", daemon=True)
         try:
-            thread.start()
+            start_thread(thread)
         except BaseException:
             self._thread = before
             raise

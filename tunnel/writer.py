@@ -270,8 +270,7 @@ class Writer:
         """
         with self._lock:
             self._dead = True
-            while self._owner is not None:
-                self._free.wait()
+        self._free.wait_for(lambda: self._owner is None)
         self._outbox.settle()
 
     def _claim(self) -> bool:
@@ -288,12 +287,13 @@ class Writer:
             if self._owner == get_ident():  # called back by the queue in the midst of it
                 return
             self._relievers += 1
-            try:
-                self._free.wait_for(
-                    lambda: self._owner is None or not self._over_budget,
-                    None if timeout is None else min(timeout, threading.TIMEOUT_MAX),
-                )
-            finally:
+        try:
+            self._free.wait_for(
+                lambda: self._owner is None or not self._over_budget,
+                None if timeout is None else min(timeout, threading.TIMEOUT_MAX),
+            )
+        finally:
+            with self._lock:
                 self._relievers -= 1
 
     def _deadline(self, timeout: float | None) -> float | None:

@@ -6,8 +6,8 @@ Each test prints its seed, so that what chance found can be found again: SEED=..
 from __future__ import annotations
 
 import contextlib
-import os
 import itertools
+import os
 import random
 import subprocess
 import sys

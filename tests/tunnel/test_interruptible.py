@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import linecache
+import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from functools import partial
+from types import FrameType
+from typing import Any
 
 import pytest
 
-from tunnel.interruptible import Condition, Event, Outcome
+from tunnel.interruptible import Condition, Event, Outcome, start_thread
 
 LONG = 10.0
 """Seconds that something may take which is certain to happen."""
@@ -155,16 +161,18 @@ def test_an_outcome_that_does_not_come_is_waited_for_in_vain() -> None:
 
 @pytest.mark.parametrize("timeout", [None, LONG])
 def test_a_condition_wakes_all_who_wait(timeout: float | None) -> None:
-    """They have the lock again when they go on, one after the other."""
+    """What they wait for is looked at with the lock, and then they go on."""
     lock = threading.Lock()
     condition = Condition(lock)
     ready = False
-    inside: list[bool] = []
+    looks: list[bool] = []
+
+    def is_ready() -> bool:
+        looks.append(lock.locked())
+        return ready
 
     def wait() -> None:
-        with lock:
-            assert condition.wait_for(lambda: ready, timeout)
-            inside.append(lock.locked())
+        assert condition.wait_for(is_ready, timeout)
 
     threads = [threading.Thread(target=wait) for _ in range(3)]
     for thread in threads:
@@ -174,77 +182,110 @@ def test_a_condition_wakes_all_who_wait(timeout: float | None) -> None:
     with lock:
         ready = True
         condition.notify_all()
-        assert not condition._waiters
     for thread in threads:
         thread.join(LONG)
-    assert inside == [True] * 3
-
-
-def test_a_condition_says_whether_it_was_notified_in_time() -> None:
-    """A wait whose time is up leaves nothing behind, and has the lock again."""
-    lock = threading.Lock()
-    condition = Condition(lock)
-    with lock:
-        assert not condition.wait(0)
-        assert not condition.wait(-1)
-        assert not condition.wait(0.01)
-        assert not condition.wait_for(lambda: False, 0.01)
-        assert not condition.wait_for(lambda: False, 0)
-        assert condition.wait_for(lambda: True, 0)
-        assert condition._waiters == []
-        condition.notify_all()
+        assert not thread.is_alive()
+    assert set(looks) == {True}
     assert not lock.locked()
+    assert condition._waiters == []
 
 
-def test_a_condition_that_is_notified_before_what_it_waits_for_goes_on_waiting() -> None:
-    """A wake-up for another reason is no answer."""
-    lock = threading.Lock()
-    condition = Condition(lock)
+def test_a_condition_says_whether_it_came_true_in_time() -> None:
+    """A wait whose time is up leaves nothing behind."""
+    condition = Condition(threading.Lock())
+    assert not condition.wait_for(lambda: False, -1)
+    assert not condition.wait_for(lambda: False, 0)
+    assert not condition.wait_for(lambda: False, 0.01)
+    assert condition.wait_for(lambda: True, 0)
+    assert condition._waiters == []
+    condition.notify_all()
+
+
+def test_a_change_just_before_the_wait_is_not_missed() -> None:
+    """Who has looked, and is about to wait, looks again after a change."""
+    condition = Condition(threading.Lock())
     looks: list[int] = []
 
     def third() -> bool:
         looks.append(1)
+        condition.notify_all()  # it comes after the look has begun
         return len(looks) == 3
 
-    def wait() -> None:
-        with lock:
-            assert condition.wait_for(third)
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    while thread.is_alive():
-        with lock:
-            condition.notify_all()
+    assert condition.wait_for(third)
     assert len(looks) == 3
 
 
-def test_a_condition_whose_wait_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in a wait is raised with the lock taken again, and nobody is left in the list."""
-    lock = threading.Lock()
-    condition = Condition(lock)
+def test_a_condition_whose_wait_is_interrupted_at_any_line() -> None:
+    """Ctrl-C is raised with the lock free, and nobody is left in the list."""
+    number = 0
+    was_interrupted = True
+    while was_interrupted:
+        number += 1
+        lock = threading.Lock()
+        condition = Condition(lock)
+        looks: list[int] = []
 
-    class Interrupted:
-        def acquire(self, *arguments: object) -> bool:
-            if arguments:
-                raise KeyboardInterrupt
-            return True
+        def second(condition: Condition = condition, looks: list[int] = looks) -> bool:
+            looks.append(1)
+            condition.notify_all()
+            return len(looks) == 2
 
-    monkeypatch.setattr("tunnel.interruptible.threading.Lock", Interrupted)
-    with lock:
-        with pytest.raises(KeyboardInterrupt):
-            condition.wait()
-        assert lock.locked()
+        was_interrupted = interrupted_at_line(
+            number, Condition.wait_for, partial(condition.wait_for, second, LONG)
+        )
+        assert not lock.locked()
         assert condition._waiters == []
+    assert number > 10
 
 
-def test_who_was_released_before_an_interruption_is_no_trouble_later() -> None:
-    """Ctrl-C between waking one and striking it off: all are woken by the next notification."""
-    lock = threading.Lock()
-    condition = Condition(lock)
-    released, waiting = threading.Lock(), threading.Lock()
-    waiting.acquire()
-    condition._waiters += [released, waiting]
-    with lock:
-        condition.notify_all()
-    assert not waiting.locked()
-    assert condition._waiters == []
+def interrupted_at_line(
+    number: int, function: Callable[..., Any], call: Callable[[], object]
+) -> bool:
+    """Call, with Ctrl-C before a line of a function. Returns whether there was such a line.
+
+    Not at a `with` or `try` itself, nor at the first line of what is done at the end in any case,
+    where the interpreter does not look for signals either.
+    """
+    lines = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal lines
+        if frame.f_code is not function.__code__:
+            return None
+        source = linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip()
+        if event == "line" and not source.startswith(
+            ("with ", "try:", "return", "self._waiters.r")
+        ):
+            lines += 1
+            if lines == number:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_ctrl_c_while_a_thread_starts_comes_out_as_such() -> None:
+    """Not as the RuntimeError that the standard library makes of it, unlike one of its own."""
+
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            try:
+                raise KeyboardInterrupt
+            finally:
+                threading.Lock().release()
+
+    with pytest.raises(KeyboardInterrupt):
+        start_thread(Interrupted())
+    done = threading.Thread(target=bool)
+    start_thread(done)
+    done.join(LONG)
+    with pytest.raises(RuntimeError, match="once"):
+        start_thread(done)
