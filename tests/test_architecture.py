@@ -23,7 +23,14 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     (
         "programs and test kit",
         frozenset(
-            {"tunnel.__main__", "tunnel.cli", "tunnel.demo", "tunnel.gateway", "tunnel.testing"}
+            {
+                "tunnel.__main__",
+                "tunnel.cli",
+                "tunnel.commands",
+                "tunnel.demo",
+                "tunnel.gateway",
+                "tunnel.testing",
+            }
         ),
     ),
     ("public names", frozenset({"tunnel"})),
@@ -90,6 +97,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         frozenset(
             {
                 "tunnel.backoff",
+                "tunnel.certificate",
                 "tunnel.connect_race",
                 "tunnel.dial",
                 "tunnel.dial_options",
@@ -154,7 +162,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "h11": frozenset({"tunnel.proxy_handshake"}),
     "loguru": frozenset({"statemachine", "tunnel"}),
     "prometheus_client": frozenset({"tunnel.prometheus"}),
-    "rich": frozenset({"tunnel.cli", "tunnel.demo"}),
+    "rich": frozenset({"tunnel.commands", "tunnel.demo"}),
     "socksio": frozenset({"tunnel.proxy_handshake"}),
     "tenacity": frozenset({"tunnel.reconnection_manager"}),
     "transitions": frozenset({"statemachine"}),

@@ -11,18 +11,9 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 
-from statemachine.diagram import EXTENSIONS
+from tunnel.commands import connect, diagnose, diagram
 from tunnel.errors import TunnelError
-
-MACHINES = {
-    "lifecycle": "tunnel.lifecycle:LIFECYCLE",
-    "heartbeat": "tunnel.websocket_heartbeat:HEARTBEAT",
-    "session": "tunnel.session_lifecycle:SESSION",
-    "circuit_breaker": "tunnel.circuit_breaker:BREAKER",
-}
-"""The machines that ``tunnel diagram`` draws, by name."""
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _EXIT_CODES = "2 it could not be done, and why is said; 130 it was interrupted."
@@ -49,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     except BrokenPipeError:
         # Nobody reads any more, as after "| head": nothing more to say, also not while exiting.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
         return 1
     except (TunnelError, OSError) as error:
         print(f"tunnel {arguments.command}: error: {error}", file=sys.stderr)
@@ -64,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_demo(commands)
-    _add_diagram(commands)
+    connect.add_to(commands)
+    diagnose.add_to(commands)
+    diagram.add_to(commands)
     _add_gateway(commands)
     return parser
 
@@ -94,45 +89,6 @@ def _demo(arguments: argparse.Namespace) -> int:
     except demo.DemoError as error:
         print(f"tunnel demo: error: {error}", file=sys.stderr)
         return 2
-
-
-def _add_diagram(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "diagram",
-        help="draw a state machine of the tunnel",
-        description="Draw a state machine of the tunnel from its table.",
-        epilog=f"Exit codes: 0 done; {_EXIT_CODES}",
-    )
-    parser.add_argument(
-        "name",
-        nargs="?",
-        default="lifecycle",
-        choices=MACHINES,
-        metavar="NAME",
-        help=f"which machine: {' or '.join(MACHINES)} (default: lifecycle)",
-    )
-    parser.add_argument(
-        "--format",
-        default="mermaid",
-        choices=EXTENSIONS,
-        help="what to draw (default: mermaid); rst is tables, svg needs Graphviz's dot",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="write a file into this folder, named after the machine; else to standard output",
-    )
-    parser.set_defaults(run=_diagram)
-
-
-def _diagram(arguments: argparse.Namespace) -> int:
-    from statemachine.__main__ import main as draw
-
-    options = [MACHINES[arguments.name], f"--format={arguments.format}"]
-    if arguments.output is not None:
-        options.append(f"--output={arguments.output}")
-    return draw(options, prog="tunnel diagram")
 
 
 def _add_gateway(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -23,20 +23,24 @@ def subject_public_key_info(certificate: bytes) -> bytes:
     Raises:
         ValueError: It is no certificate in DER.
     """
-    start, end = _element(certificate, 0, len(certificate), _SEQUENCE)
+    start, end = element(certificate, 0, len(certificate), _SEQUENCE)
     if end != len(certificate):
         raise ValueError("bytes follow the certificate")
-    start, end = _element(certificate, start, end, _SEQUENCE)
+    start, end = element(certificate, start, end, _SEQUENCE)
     if certificate[start:end][:1] == bytes([_VERSION]):
-        _, start = _element(certificate, start, end, _VERSION)
+        _, start = element(certificate, start, end, _VERSION)
     for tag in _FIELDS_BEFORE_KEY:
-        _, start = _element(certificate, start, end, tag)
-    _, key_end = _element(certificate, start, end, _SEQUENCE)
+        _, start = element(certificate, start, end, tag)
+    _, key_end = element(certificate, start, end, _SEQUENCE)
     return certificate[start:key_end]
 
 
-def _element(data: bytes, start: int, end: int, tag: int) -> tuple[int, int]:
-    """Where the content of the element at `start` begins and ends; all of it is before `end`."""
+def element(data: bytes, start: int, end: int, tag: int) -> tuple[int, int]:
+    """Where the content of the element at `start` begins and ends; all of it is before `end`.
+
+    Raises:
+        ValueError: There is no such element, or it is not encoded as DER wants it.
+    """
     if end - start < 2 or data[start] != tag:
         raise ValueError("it is not built like a certificate")
     size, content = data[start + 1], start + 2

@@ -128,7 +128,7 @@ class WebSocketTransport(websocket.WebSocket):
 
     def open(self, request: DialRequest, interrupted: Callable[[], bool]) -> None:
         """See `Transport.open`."""
-        dial = Dial(request.timeout, self.waker, interrupted)
+        dial = self._make_dial(request.timeout, interrupted)
         try:
             self._stream = dial.open_stream(request.url, request.ssl_context, request.options)
             self._upgrade(request, self._stream, dial)
@@ -206,6 +206,10 @@ class WebSocketTransport(websocket.WebSocket):
         """See `Transport.close`. No close handshake: that is the link's (`tunnel.link`)."""
         if self._stream is not None:
             self._stream.close()
+
+    def _make_dial(self, timeout: float, interrupted: Callable[[], bool]) -> Dial:
+        """What dials; a subclass may watch its steps."""
+        return Dial(timeout, self.waker, interrupted)
 
     @property
     def _live(self) -> Stream:

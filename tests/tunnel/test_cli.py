@@ -12,6 +12,7 @@ from draw_diagrams import DECLARATIONS  # setup.cfg puts docs/ on the path
 import tunnel.demo
 from statemachine import diagram
 from tunnel import cli
+from tunnel.commands.diagram import MACHINES
 from tunnel.errors import ConnectRefusedError
 
 ROOT = Path(__file__).parents[2]
@@ -83,8 +84,8 @@ def test_a_missing_extra_is_named(
 
 def test_the_machines_are_those_of_the_project() -> None:
     """Every machine that the project draws can be drawn by the command, by its own name."""
-    assert set(cli.MACHINES.values()) == set(DECLARATIONS)
-    for name, place in cli.MACHINES.items():
+    assert set(MACHINES.values()) == set(DECLARATIONS)
+    for name, place in MACHINES.items():
         module, _, attribute = place.partition(":")
         assert getattr(importlib.import_module(module), attribute).name == name
 
@@ -103,6 +104,34 @@ def test_a_diagram_is_written(tmp_path: Path) -> None:
     assert written.read_text("utf-8") == diagram.render(tunnel.HEARTBEAT, "dot")
 
 
+def test_all_diagrams_are_drawn_and_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The name `all` stands for every machine; `--check` names what is missing or stale."""
+    place = f"--output={tmp_path}"
+    options = ["diagram", "all", "--format=mermaid", "--format=rst", place]
+    assert cli.main(options) == 0
+    assert len(list(tmp_path.iterdir())) == 2 * len(MACHINES)
+    assert cli.main([*options, "--check"]) == 0
+    (tmp_path / "session.mmd").write_text("old")
+    (tmp_path / "heartbeat.rst").unlink()
+    assert cli.main([*options, "--check"]) == 1
+    complaints = capsys.readouterr().err.splitlines()
+    assert sorted(complaints) == [
+        f"{tmp_path / 'heartbeat.rst'} is missing",
+        f"{tmp_path / 'session.mmd'} is stale",
+    ]
+
+
+def test_a_check_needs_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    """A sentence says so."""
+    assert cli.main(["diagram", "--check"]) == 2
+    assert capsys.readouterr().err == (
+        "tunnel diagram: error: --check compares files; say with --output in which folder they "
+        "are\n"
+    )
+
+
 @pytest.mark.parametrize(
     "argv", [[], ["dance"], ["demo", "--fast"], ["diagram", "lamp"], ["diagram", "--format=png"]]
 )
@@ -114,7 +143,9 @@ def test_wrong_arguments_are_told(argv: list[str], capsys: pytest.CaptureFixture
     assert "error: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["demo", "--help"], ["diagram", "--help"]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], *([name, "--help"] for name in ("demo", "connect", "diagnose", "diagram"))]
+)
 def test_help_tells_the_exit_codes(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The help of the command and of each of its commands lists the exit codes."""
     with pytest.raises(SystemExit) as caught:

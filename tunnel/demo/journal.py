@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from tunnel.commands.countdown import Attempt
 from tunnel.lifecycle import TunnelConnectionState
 
 _S = TunnelConnectionState
@@ -31,28 +32,6 @@ class Gauges:
     unacknowledged: int = 0
     replayed: int = 0
     duplicates: int = 0
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """An attempt to reconnect that is waited for or under way.
-
-    Attributes:
-        number: Counted from 1.
-        maximum: How many there may be; None: no end.
-        due: When it is made.
-    """
-
-    number: int
-    maximum: int | None
-    due: float
-
-    def progress(self, now: float) -> str:
-        """Say where it stands, such as "attempt 2 of 10, next in 1.4 s"."""
-        of = "" if self.maximum is None else f" of {self.maximum}"
-        left = self.due - now
-        what = f"next in {left:.1f} s" if left > 0 else "dialling"
-        return f"attempt {self.number}{of}, {what}"
 
 
 @dataclass(frozen=True)
