@@ -107,10 +107,12 @@ def _load(place: str) -> Declaration:
         why = f"{type(error).__name__}: {error}"
         raise _Refused(f"the module {module_name!r} cannot be imported: {why}") from error
     if not hasattr(module, name):
-        raise _Refused(f"the module {module_name!r} has no {name!r}")
+        names = [key for key, value in vars(module).items() if isinstance(value, Declaration)]
+        hint = f"; its declarations: {', '.join(names)}" if names else ""
+        raise _Refused(f"the module {module_name!r} has no {name!r}{hint}")
     declaration = getattr(module, name)
     if not isinstance(declaration, Declaration):
-        raise _Refused(f"{place!r} is a {type(declaration).__name__}, not a Declaration")
+        raise _Refused(f"{place!r} is of type {type(declaration).__name__}, not a Declaration")
     return declaration
 
 

@@ -106,8 +106,12 @@ def test_stale_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
             "the module 'no_such_module' cannot be imported: "
             "ModuleNotFoundError: No module named 'no_such_module'",
         ),
-        (["users_machines:LAMB"], "the module 'users_machines' has no 'LAMB'"),
-        (["users_machines:NUMBER"], "'users_machines:NUMBER' is a int, not a Declaration"),
+        (
+            ["users_machines:LAMB"],
+            "the module 'users_machines' has no 'LAMB'; its declarations: LAMP, AGAIN, DOOR",
+        ),
+        (["string:LAMP"], "the module 'string' has no 'LAMP'"),
+        (["users_machines:NUMBER"], "'users_machines:NUMBER' is of type int, not a Declaration"),
         (
             ["users_machines:LAMP", "users_machines:AGAIN"],
             "two declarations are named 'lamp', and so their files",
