@@ -194,6 +194,32 @@ def test_a_second_signal_ends_it_at_once(
     assert "Traceback" not in err
 
 
+def test_the_last_line_may_be_answered(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a long silence, too: the time to wait begins when everything was sent."""
+    conversations: list[Conversation] = []
+    original = Conversation.__init__
+
+    def remember(self: Conversation, *arguments: Any) -> None:
+        original(self, *arguments)
+        conversations.append(self)
+
+    def handle(connection: ServerConnection) -> None:
+        connection.recv()
+        conversations[0]._last_heard -= 1000
+        terminal.opened[0].write(b"two\n")
+        terminal.opened[0].close()
+        connection.recv()
+        threading.Event().wait(0.2)  # it thinks
+        connection.send("answer")
+        list(connection)
+
+    monkeypatch.setattr(Conversation, "__init__", remember)
+    terminal.keep_open = True
+    with server(handle) as url:
+        code, out, _ = terminal.run(url, "--wait", "3", stdin=b"one\n")
+    assert (code, out) == (0, b"answer\n")
+
+
 def test_without_an_end_it_waits_to_be_interrupted(terminal: Terminal) -> None:
     """With `--wait inf` what comes after the end of standard input is written all the same."""
 
@@ -325,7 +351,7 @@ def test_credentials_and_headers_are_sent(
     (tmp_path / "token").write_text("another-t0ken\n")
     (tmp_path / "headers").write_text("X-Api-Key: hidden-key\n\nX-Two: 2\n")
     options = ["--header", f"@{tmp_path / 'headers'}", "--header", "X-Three: 3"]
-    with server(lambda connection: None, process_request=look, select_subprotocol=choose) as url:
+    with server(list, process_request=look, select_subprotocol=choose) as url:
         errors = ""
         for token in (["--token-env", "MY_TOKEN"], ["--token-file", str(tmp_path / "token")]):
             code, _, err = terminal.run(
@@ -375,6 +401,19 @@ def test_mistakes_are_sentences(terminal: Terminal, options: list[str], words: s
     assert err.startswith("tunnel connect: error: ")
     assert words in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["stdin", "stdout"])
+def test_a_closed_stream_is_told(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Python has it after `<&-`."""
+    with open(os.devnull, "r+b") as nothing:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        monkeypatch.setattr(sys, "stdout", nothing)
+        monkeypatch.setattr(sys, name, None)
+        assert cli.main(["connect", "ws://127.0.0.1:1/"]) == 2
+    assert "is closed; to say or hear nothing, give /dev/null" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("has_rich", [True, False])

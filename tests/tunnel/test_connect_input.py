@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator
 
 import pytest
 
-from tunnel.commands.connect_input import ByteSplitter, InputError, InputReader, LineSplitter
+from tunnel.commands.connect_input import (
+    CHUNK,
+    ByteSplitter,
+    InputError,
+    InputReader,
+    LineSplitter,
+)
 from tunnel.errors import InvalidStateError
 from tunnel.outbox import Message
 
@@ -129,6 +136,24 @@ def test_what_was_read_is_sent_after_a_stop(pipe: Pipe) -> None:
     pipe.may_go_on.set()
     assert pipe.input.stop(TIMEOUT)
     assert pipe.sent == ["one", "two", "three"]
+
+
+def test_nothing_is_read_ahead_of_what_can_be_sent(pipe: Pipe) -> None:
+    """Beyond one chunk and what the pipe holds, whoever writes to it has to wait."""
+    pipe.may_go_on.clear()
+    pipe.write(b"line\n")
+    pipe.input.start()
+    assert pipe.arrived.wait(TIMEOUT)
+    os.set_blocking(pipe.writer, False)
+    taken = 0
+    with contextlib.suppress(BlockingIOError):
+        while taken < 100 * CHUNK:
+            taken += os.write(pipe.writer, b"line\n" * 1000)
+    assert taken < 20 * CHUNK
+    os.set_blocking(pipe.writer, True)
+    pipe.may_go_on.set()
+    assert pipe.input.stop(TIMEOUT)
+    assert pipe.sent == ["line"]
 
 
 def test_a_refused_message_ends_reading(pipe: Pipe) -> None:

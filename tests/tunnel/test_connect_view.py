@@ -50,9 +50,9 @@ def test_events_are_sentences(told: ConnectionEvent, text: str | None) -> None:
 def test_the_status_counts_down() -> None:
     """Attempt n of m, next in s; queue, what is unacknowledged, and the round trip, if known."""
     status = ConnectStatus("reconnecting", Attempt(3, 10, 107.4), queued=2, sent=5, received=4)
-    assert status.text(100.0) == "attempt 3 of 10, next in 7.4 s   queue 2   sent 5   received 4"
+    assert status.text(100.0) == "attempt 3 of 10, next in 7.4 s  queue 2  sent 5  received 4"
     status = ConnectStatus("connected", unacknowledged=1, round_trip=0.0123)
-    assert status.text(0) == "queue 0   unacknowledged 1   round trip 12.3 ms   sent 0   received 0"
+    assert status.text(0) == "queue 0  unacknowledged 1  round trip 12.3 ms  sent 0  received 0"
 
 
 def test_the_summary_tells_what_is_missing() -> None:

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from importlib.util import find_spec
+from typing import TextIO
 
 from loguru import logger
 
@@ -81,11 +82,11 @@ def run(arguments: argparse.Namespace) -> int:
     logger.remove()
     sink = logger.add(view.log, level="WARNING", backtrace=False, diagnose=False)
     logger.enable("tunnel")
-    output = sys.stdout.fileno()
+    output = _descriptor(sys.stdout, "standard output")
     conversation = Conversation(
         config.replace(log_level="CRITICAL"),  # events are told by the view
         view,
-        sys.stdin.fileno(),
+        _descriptor(sys.stdin, "standard input"),
         ByteSplitter() if arguments.binary else LineSplitter(config.max_message_size),
         OutputWriter(output, binary=arguments.binary, is_terminal=os.isatty(output)),
         arguments.wait,
@@ -96,6 +97,12 @@ def run(arguments: argparse.Namespace) -> int:
         view.close()
         logger.disable("tunnel")
         logger.remove(sink)
+
+
+def _descriptor(stream: TextIO | None, name: str) -> int:
+    if stream is None:
+        raise ConfigurationError(f"{name} is closed; to say or hear nothing, give {os.devnull}")
+    return stream.fileno()
 
 
 def _view(server: str, *, as_json: bool) -> PlainView:

@@ -104,6 +104,7 @@ class Conversation:
                 self._reader.start()
                 self._until(lambda: not self._reader.is_running)
                 self._until(lambda: self._service.flush(_TICK))
+                self._last_heard = time.monotonic()  # what was sent last may be answered yet
                 self._until(self._is_quiet)
                 summary = self._end()
             except BaseException:
@@ -129,9 +130,8 @@ class Conversation:
 
     def _is_quiet(self) -> bool:
         """Whether nothing has come for long enough, on a link that could have brought it."""
-        if self._service.state is not _S.CONNECTED:
-            self._last_heard = time.monotonic()
-        return time.monotonic() - self._last_heard >= self._wait
+        is_up = self._service.state is _S.CONNECTED
+        return is_up and time.monotonic() - self._last_heard >= self._wait
 
     def _end(self) -> Summary:
         """Send what was read, and say goodbye."""

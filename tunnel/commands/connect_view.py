@@ -52,7 +52,7 @@ class ConnectStatus:
             parts.append(f"unacknowledged {self.unacknowledged}")
         if self.round_trip is not None:
             parts.append(f"round trip {self.round_trip * 1000:.1f} ms")
-        return "   ".join([*parts, f"sent {self.sent}", f"received {self.received}"])
+        return "  ".join([*parts, f"sent {self.sent}", f"received {self.received}"])
 
 
 @dataclass(frozen=True)

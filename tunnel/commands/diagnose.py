@@ -8,8 +8,6 @@ import sys
 import time
 from typing import Any
 
-from loguru import logger
-
 from tunnel.addresses import TunnelUrl
 from tunnel.arguments import checked_limit
 from tunnel.commands.diagnosis import Diagnosis
@@ -61,7 +59,6 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ConfigurationError: An argument is wrong.
     """
-    logger.remove()  # what is wrong is said by the steps
     timeout = checked_limit("--timeout", arguments.timeout)
     if not 0.001 <= timeout <= _DAY:
         raise ConfigurationError(f"--timeout must be from 0.001 to {_DAY} seconds")

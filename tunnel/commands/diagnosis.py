@@ -98,8 +98,8 @@ class Diagnosis:
             if self._connect(url, options) and self._ping():
                 self._echo()
                 self._resume()
-        finally:
             self._steps.finish()
+        finally:
             self._service.disconnect(timeout=_GOODBYE)
         done = {step.name for step in self._steps.done}
         for name in NAMES:

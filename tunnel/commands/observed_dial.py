@@ -21,6 +21,7 @@ from tunnel.dial import Dial
 from tunnel.dial_options import DIRECT, DialOptions
 from tunnel.errors import AuthenticationFailedError, TunnelError
 from tunnel.happy_eyeballs import AddressInfo
+from tunnel.proxy import Proxy
 from tunnel.proxy_handshake import Conversation
 from tunnel.stream import Stream
 from tunnel.tls import TlsSettings
@@ -81,6 +82,7 @@ class _ObservedDial(Dial):
     ) -> None:
         super().__init__(timeout, waker, interrupted)
         self._watch = steps
+        self._via = ""
 
     def open_stream(
         self,
@@ -99,6 +101,10 @@ class _ObservedDial(Dial):
             self._watch.skip("TLS", "ws:// is not encrypted")
         return stream
 
+    def _pass_proxy(self, proxy: Proxy, url: TunnelUrl, options: DialOptions) -> socket.socket:
+        self._via = f"the proxy {proxy} at "
+        return super()._pass_proxy(proxy, url, options)
+
     def _look_up(self, host: str, port: int) -> list[AddressInfo]:
         self._watch.begin("DNS")
         found = super()._look_up(host, port)
@@ -115,7 +121,7 @@ class _ObservedDial(Dial):
         sock = super()._connect_any(addresses, options)
         address, port = sock.getpeername()[:2]
         shown = f"[{address}]" if ":" in address else address
-        self._watch.note(f"connected to {shown}:{port}", address=address, port=port)
+        self._watch.note(f"connected to {self._via}{shown}:{port}", address=address, port=port)
         return sock
 
     def _converse(self, sock: socket.socket, talk: Conversation) -> None:
