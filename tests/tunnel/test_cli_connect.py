@@ -216,7 +216,7 @@ def test_the_last_line_may_be_answered(terminal: Terminal, monkeypatch: pytest.M
     monkeypatch.setattr(Conversation, "__init__", remember)
     terminal.keep_open = True
     with server(handle) as url:
-        code, out, _ = terminal.run(url, "--wait", "3", stdin=b"one\n")
+        code, out, _ = terminal.run(url, "--wait", "1.5", stdin=b"one\n")
     assert (code, out) == (0, b"answer\n")
 
 
@@ -266,7 +266,7 @@ def test_the_countdown_is_told_and_then_the_end(
     assert (code, out) == (2, b"")
     assert "reconnecting: attempt 1 of 2 in 0.0 s: connection refused" in err
     assert "reconnecting: attempt 2 of 2" in err
-    assert "not sent: 2" in err
+    assert "sent 0, received 0, reconnections 0; not sent: 2" in err
     assert err.splitlines()[-1].startswith("tunnel connect: error: gave up after 2 attempts")
 
 

@@ -143,7 +143,7 @@ class Conversation:
         report = service.disconnect(timeout=max(0.0, deadline - time.monotonic()))
         self._receiver.join(max(0.0, deadline - time.monotonic()))
         return Summary(
-            reader.sent,
+            reader.sent - len(report.unsent),
             self._received,
             service.statistics()["reconnections"],
             unsent=len(report.unsent) + reader.held,
@@ -173,7 +173,7 @@ class Conversation:
             queued=numbers["queued_requests"],
             unacknowledged=numbers["unacknowledged"],
             round_trip=numbers["round_trip"] or self._round_trip,
-            sent=self._reader.sent,
+            sent=max(0, self._reader.sent - numbers["queued_requests"]),
             received=self._received,
         )
 

@@ -28,7 +28,7 @@ class ConnectStatus:
         queued: Messages that wait to be written.
         unacknowledged: Messages that a resuming server has not acknowledged.
         round_trip: Seconds that the last ping took; None: there was none yet.
-        sent: Messages taken from standard input.
+        sent: Messages of standard input that were written.
         received: Messages written to standard output.
     """
 
@@ -60,10 +60,10 @@ class Summary:
     """How it ended. Immutable.
 
     Attributes:
-        sent: Messages taken from standard input.
+        sent: Messages of standard input that were written.
         received: Messages written to standard output.
         reconnections: How often the link came back.
-        unsent: Messages of those sent that were never written.
+        unsent: Messages that were read from standard input, and never written.
         unknown: Messages that were written, and of which nobody knows whether they arrived.
     """
 
