@@ -13,6 +13,7 @@ import struct
 import sys
 import termios
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -367,6 +368,50 @@ def test_credentials_and_headers_are_sent(
     assert (headers["X-Api-Key"], headers["X-Two"], headers["X-Three"]) == ("hidden-key", "2", "3")
     assert headers["Sec-WebSocket-Protocol"] == "chat"
     assert not {"s3cr3t-token", "another-t0ken", "hidden-key"} & set(errors.split())
+
+
+def test_an_interrupt_while_there_is_no_link(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the queue full, too: it ends at once, and counts what was read and not sent."""
+    original = Conversation._send
+    count = 0
+
+    def send(self: Conversation, message: str | bytes) -> None:
+        nonlocal count
+        count += 1
+        if count == 101:  # for which the queue has no room
+            kill(signal.SIGINT)
+        original(self, message)
+
+    monkeypatch.setattr(Conversation, "_send", send)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    began = time.monotonic()
+    code, _, err = terminal.run(f"ws://127.0.0.1:{port}/", stdin=b"line\n" * 150)
+    assert code == 130
+    assert time.monotonic() - began < 5
+    assert "not sent: 150" in err
+
+
+def test_a_server_may_hang_up(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without automatic reconnection its ordinary end is one of the command; a loss is not."""
+    monkeypatch.setenv("TUNNEL_ENABLE_AUTO_RECONNECT", "no")
+    terminal.keep_open = True
+
+    def bye(connection: ServerConnection) -> None:
+        connection.send(f"you said {connection.recv()!r}")
+
+    def vanish(connection: ServerConnection) -> None:
+        connection.recv()
+        connection.socket.shutdown(socket.SHUT_RDWR)
+
+    with server(bye) as url:
+        assert terminal.run(url, stdin=b"one\n")[:2] == (0, b"you said 'one'\n")
+    with server(vanish) as url:
+        code, _, err = terminal.run(url, stdin=b"one\n")
+    assert code == 2
+    assert "tunnel connect: error: the connection ended without a close frame" in err
 
 
 def test_a_refusal_is_final(terminal: Terminal) -> None:

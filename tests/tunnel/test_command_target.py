@@ -51,7 +51,7 @@ def test_a_wrong_setting_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_token_file_is_read_for_each_attempt(tmp_path: Path) -> None:
-    """So that a token can be rotated; one that is wrong at the start is told at once."""
+    """So that it can be rotated; one that is wrong at the start is told at once, later not used."""
     path = tmp_path / "token"
     path.write_text(" first\n")
     token = connect_options(parsed("--token-file", str(path)))["auth_token"]
@@ -63,6 +63,9 @@ def test_a_token_file_is_read_for_each_attempt(tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match="token file") as caught:
             connect_options(parsed("--token-file", str(path)))
         assert "tokens" not in caught.value.message
+        assert token() == "second"
+    path.unlink()
+    assert token() == "second"
 
 
 def test_a_token_has_one_source(capsys: pytest.CaptureFixture[str]) -> None:

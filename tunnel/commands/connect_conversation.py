@@ -21,7 +21,14 @@ from tunnel.commands.connect_output import OutputWriter
 from tunnel.commands.connect_view import ConnectStatus, PlainView, Summary
 from tunnel.commands.countdown import Attempt
 from tunnel.config import TunnelConfig
-from tunnel.errors import ConfigurationError, ConnectionLostError, SessionLostError, TunnelError
+from tunnel.errors import (
+    ConfigurationError,
+    ConnectionClosedByPeerError,
+    ConnectionLostError,
+    QueueFullError,
+    SessionLostError,
+    TunnelError,
+)
 from tunnel.events import ConnectionEvent, ConnectionEventType
 from tunnel.interruptible import Event
 from tunnel.lifecycle import TunnelConnectionState
@@ -37,6 +44,10 @@ _GOODBYE = 10.0
 """Seconds to send what was read, and to close with care, when it is to end (requirement 8.1)."""
 
 _PING = 1.0
+"""Seconds for the answer to a ping that is only there to be shown."""
+
+_PATIENCE = 0.5
+"""Seconds between two looks of a sender that waits for room, whether it is over."""
 
 
 class Conversation:
@@ -78,6 +89,7 @@ class Conversation:
         self._is_fresh = False  # a link is up that was not pinged yet
         self._failure: TunnelError | None = None  # why the tunnel rests
         self._gave_up = False
+        self._is_ended = False  # nothing more is sent
         self._output_error: OSError | None = None
         self._lost = 0  # messages of sessions that were lost
 
@@ -140,6 +152,7 @@ class Conversation:
         deadline = time.monotonic() + _GOODBYE
         may_send = service.state is _S.CONNECTED
         reader.stop(_GOODBYE if may_send else 0.0)
+        self._is_ended = True
         report = service.disconnect(timeout=max(0.0, deadline - time.monotonic()))
         self._receiver.join(max(0.0, deadline - time.monotonic()))
         return Summary(
@@ -159,11 +172,16 @@ class Conversation:
         error = self._reader.error
         if isinstance(error, InputError):
             raise ConfigurationError(str(error))
-        if self._gave_up:
+        if self._gave_up and not self._was_hung_up():
             raise self._failure or ConnectionLostError("the connection has ended")
         if error is not None:
             raise error
         return 0 if summary.is_complete else 1
+
+    def _was_hung_up(self) -> bool:
+        """Whether the server has ended it in the ordinary way, and is not to be dialled again."""
+        failure = self._failure
+        return isinstance(failure, ConnectionClosedByPeerError) and failure.close_code == 1000
 
     def _status(self) -> ConnectStatus:
         numbers = self._service.statistics()
@@ -206,7 +224,14 @@ class Conversation:
     # Other threads
 
     def _send(self, message: Message) -> None:
-        self._service.send(message, timeout=None)  # waits for room, however long it takes
+        """Wait for room, however long it takes, unless it is over."""
+        while True:
+            try:
+                self._service.send(message, timeout=_PATIENCE)
+                return
+            except QueueFullError:
+                if self._is_ended:
+                    raise
 
     def _receive(self) -> None:
         try:

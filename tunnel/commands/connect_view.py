@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from dataclasses import asdict, dataclass
@@ -147,7 +148,7 @@ class PlainView:
         self._write(f"{moment.astimezone():%H:%M:%S} {text}")
 
     def _write(self, line: str) -> None:
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):  # nobody has to listen
             print(line, file=self._stream, flush=True)
 
 

@@ -12,10 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from loguru import logger
+
 from tunnel.addresses import TunnelUrl, bearer_header
 from tunnel.config import TunnelConfig
 from tunnel.errors import ConfigurationError
 from tunnel.requests import AuthToken
+from tunnel.secrets import Secret
 from tunnel.tls import TlsSettings
 
 PROFILES: dict[str, Callable[..., TunnelConfig]] = {
@@ -119,9 +122,26 @@ def _token(arguments: Namespace) -> AuthToken:
         return token
     if arguments.token_file is None:
         return None
-    path = Path(arguments.token_file)
-    _read_token(path)  # a mistake shows at once
-    return lambda: _read_token(path)
+    return _TokenFile(Path(arguments.token_file))
+
+
+class _TokenFile:
+    """The token in a file, read at the start and for each attempt.
+
+    While the file cannot be read, or is wrong, as in the midst of being replaced, the token that
+    was read last stays good.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._token = Secret(_read_token(path))
+
+    def __call__(self) -> str:
+        try:
+            self._token = Secret(_read_token(self._path))
+        except ConfigurationError as error:
+            logger.warning("{}; the token read before is sent", error.message)
+        return self._token.reveal()
 
 
 def _read_token(path: Path) -> str:
