@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime
+import hashlib
 import json
 import os
 import pty
@@ -96,6 +98,22 @@ def websockets_server(
             thread.join()
 
 
+def upgrade(connection: socket.socket, behind: bytes = b"") -> None:
+    """Answer a handshake, with these bytes right behind it."""
+    head = connection.recv(10_000).decode()
+    (key,) = (
+        line.split(": ")[1]
+        for line in head.splitlines()
+        if line.lower().startswith("sec-websocket-key:")
+    )
+    digest = hashlib.sha1((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest()
+    answer = (
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Accept: {base64.b64encode(digest).decode()}\r\n\r\n"
+    )
+    connection.sendall(answer.encode() + behind)
+
+
 def server_context(authority: trustme.CA, **options: Any) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(options.pop("name", "localhost"), **options).configure_cert(context)
@@ -138,7 +156,7 @@ def test_a_plain_server_offers_neither_echo_nor_sessions(
 
 
 def test_a_server_that_hates_the_echo_offers_none(capsys: pytest.CaptureFixture[str]) -> None:
-    """One that closes because of it is told apart, and is no failure either."""
+    """One that closes because of it is warned of, and no failure either."""
 
     def refuse(connection: ServerConnection) -> None:
         connection.recv()
@@ -148,7 +166,8 @@ def test_a_server_that_hates_the_echo_offers_none(capsys: pytest.CaptureFixture[
         code, steps, _ = diagnose(capsys, f"ws://127.0.0.1:{port}/")
     assert code == 0
     assert "1003: JSON only" in steps["echo"]["result"]
-    assert steps["echo"]["status"] == "skipped"
+    assert steps["echo"]["status"] == "warning"
+    assert "--no-echo" in steps["echo"]["suggestion"]
 
 
 def test_the_certificate_is_told(
@@ -326,24 +345,10 @@ def test_a_server_that_hangs_costs_no_more_than_the_timeout(
 
 def test_a_server_that_answers_no_ping(capsys: pytest.CaptureFixture[str]) -> None:
     """Fails in that step, and nothing is sent to it any more."""
-    import base64
-    import hashlib
-
     release = threading.Event()
 
     def upgrade_and_hang(connection: socket.socket) -> None:
-        head = connection.recv(10_000).decode()
-        (key,) = (
-            line.split(": ")[1]
-            for line in head.splitlines()
-            if line.lower().startswith("sec-websocket-key:")
-        )
-        digest = hashlib.sha1((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest()
-        accept = base64.b64encode(digest).decode()
-        connection.sendall(
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Accept: {accept}\r\n\r\n".encode()
-        )
+        upgrade(connection)
         release.wait(20)
 
     with raw_server(upgrade_and_hang) as port:
@@ -356,7 +361,9 @@ def test_a_server_that_answers_no_ping(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_a_server_that_closes_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     """The ping fails with the close code and the server's reason."""
-    with websockets_server(lambda connection: connection.close(1008, "who are you")) as port:
+    reason = b"who are you"
+    frame = bytes([0x88, 2 + len(reason)]) + (1008).to_bytes(2, "big") + reason
+    with raw_server(lambda connection: upgrade(connection, frame)) as port:
         code, steps, _ = diagnose(capsys, f"ws://127.0.0.1:{port}/")
     assert code == 1
     assert steps["ping"]["error"]["code"] == "TUNNEL_035"

@@ -31,6 +31,9 @@ from tunnel.waker import Waker
 _PING = 5.0
 """Seconds for the answer to a ping (requirement 6.3)."""
 
+_PINGS = 2
+"""The better one counts: the first may find a server that is still busy with the upgrade."""
+
 _ECHO = 2.0
 """Seconds for an echo: a server that sends none must not cost the whole time."""
 
@@ -46,6 +49,7 @@ _ENDED = {
     "TLS": ERROR_CODES["TUNNEL_025"].suggestion,
     "upgrade": ERROR_CODES["TUNNEL_009"].suggestion,
 }
+_CLOSED = "Perhaps the server did not like the message of this test: see whether --no-echo helps."
 _ENDED_LATER = "Something ends connections: look at the server's log, and at proxies on the way."
 
 
@@ -60,7 +64,6 @@ class Diagnosis:
 
     def __init__(self, steps: Steps, timeout: float, *, wants_echo: bool) -> None:
         self._steps = steps
-        self._seconds = timeout
         self._deadline = time.monotonic() + timeout
         self._wants_echo = wants_echo
         self._word = f"tunnel diagnose {secrets.token_hex(8)}"
@@ -125,9 +128,7 @@ class Diagnosis:
         self._steps.begin("ping")
         seconds = min(_PING, self._remaining())
         trips = []
-        # Any byte is a sign of life, so a server's goodbye may answer the first ping; then nothing
-        # answers the second.
-        for _ in range(2):
+        for _ in range(_PINGS):
             began = time.monotonic()
             if not self._service.test_connection(min(_PING, self._remaining())):
                 error = HeartbeatTimeoutError(f"no pong came within {seconds:.1f} s")
@@ -148,7 +149,7 @@ class Diagnosis:
         if self._is_echoed:
             self._steps.note("a message comes back as it was sent")
         elif self._error is not None:
-            self._steps.note(f"not offered: {self._error.message}", StepStatus.SKIPPED)
+            self._steps.note(self._error.message, StepStatus.WARNING, _CLOSED)
         else:
             self._steps.note("not offered: no echo came", StepStatus.SKIPPED)
 
@@ -158,6 +159,7 @@ class Diagnosis:
             return
         self._steps.begin("resume")
         self._greeted.clear()
+        self._error = None
         if not self._service.reconnect(timeout=self._remaining()):
             self._fail(
                 self._error or ConnectTimeoutError("no second connection came about in time")

@@ -69,7 +69,7 @@ class ObservedTransport(WebSocketTransport):
         steps.begin("authentication")
         has_spoken = any(name.lower() == "authorization" for name, _ in request.headers)
         steps.note(
-            "the server takes the credentials" if has_spoken else "none was asked for, none given",
+            f"let in {'with the' if has_spoken else 'without an'} Authorization header",
             credentials=has_spoken,
         )
 
@@ -119,7 +119,11 @@ class _ObservedDial(Dial):
     def _connect_any(self, addresses: list[AddressInfo], options: DialOptions) -> socket.socket:
         self._watch.begin("TCP")
         sock = super()._connect_any(addresses, options)
-        address, port = sock.getpeername()[:2]
+        try:
+            address, port = sock.getpeername()[:2]
+        except OSError:  # it is gone already
+            sock.close()
+            raise
         shown = f"[{address}]" if ":" in address else address
         self._watch.note(f"connected to {self._via}{shown}:{port}", address=address, port=port)
         return sock
