@@ -221,6 +221,43 @@ def test_the_last_line_may_be_answered(terminal: Terminal, monkeypatch: pytest.M
     assert (code, out) == (0, b"answer\n")
 
 
+def test_a_slow_reader_gets_everything(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads standard output may take longer than `--wait`, and than a goodbye."""
+    monkeypatch.setattr("tunnel.commands.connect_conversation._GOODBYE", 0.2)
+    text = "x" * 1_000_000
+
+    def handle(connection: ServerConnection) -> None:
+        connection.recv()
+        connection.send(text)
+        connection.send("end")
+        list(connection)
+
+    source, other_end = os.pipe()
+    os.write(other_end, b"go\n")
+    os.close(other_end)
+    reader, writer = os.pipe()
+    chunks: list[bytes] = []
+
+    def read() -> None:
+        threading.Event().wait(1.0)  # it takes its time
+        with os.fdopen(reader, "rb") as file:
+            chunks.append(file.read())
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    with (
+        server(handle) as url,
+        os.fdopen(source, "rb") as stdin,
+        os.fdopen(writer, "wb") as stdout,
+        monkeypatch.context() as patch,
+    ):
+        patch.setattr(sys, "stdin", stdin)
+        patch.setattr(sys, "stdout", stdout)
+        assert cli.main(["connect", url, "--wait", "0.1"]) == 0
+    thread.join()
+    assert b"".join(chunks) == f"{text}\nend\n".encode()
+
+
 def test_without_an_end_it_waits_to_be_interrupted(terminal: Terminal) -> None:
     """With `--wait inf` what comes after the end of standard input is written all the same."""
 

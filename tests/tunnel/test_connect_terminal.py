@@ -87,6 +87,8 @@ def test_events_are_lines_above_it(terminal: Resizable) -> None:
     now = datetime.now(timezone.utc)
     view.event(ConnectionEvent(ConnectionEventType.DISCONNECTED, now, "[Errno 1] [red]no"))
     view.event(ConnectionEvent(ConnectionEventType.HEALTH_CHECK, now, "well"))
+    assert screen.take() == ""  # the thread that tells of it must not wait
+    view.close()
     text = screen.take()
     assert "disconnected: [Errno 1] [red]no" in text
     assert text.count("\n") == 1

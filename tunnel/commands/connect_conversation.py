@@ -83,6 +83,7 @@ class Conversation:
         self._receiver = threading.Thread(target=self._receive, name="tunnel-stdout", daemon=True)
         self._signal = 0
         self._received = 0
+        self._is_writing = False
         self._last_heard = 0.0
         self._attempt: Attempt | None = None
         self._round_trip: float | None = None
@@ -142,7 +143,10 @@ class Conversation:
 
     def _is_quiet(self) -> bool:
         """Whether nothing has come for long enough, on a link that could have brought it."""
-        is_up = self._service.state is _S.CONNECTED
+        numbers = self._service.statistics()
+        if self._is_writing or numbers["messages_waiting"]:
+            return False  # whoever reads standard output takes its time
+        is_up = numbers["connection_state"] == _S.CONNECTED
         return is_up and time.monotonic() - self._last_heard >= self._wait
 
     def _end(self) -> Summary:
@@ -242,6 +246,7 @@ class Conversation:
             self._news.set()
 
     def _write(self, message: Message) -> None:
+        self._is_writing = True
         try:
             self._output.write(message)
             self._received += 1
@@ -249,6 +254,8 @@ class Conversation:
         except OSError as error:
             self._output_error = error
             self._news.set()
+        finally:
+            self._is_writing = False
 
     def _on_event(self, event: ConnectionEvent) -> None:
         number = event.metadata.get("attempt")
@@ -256,6 +263,7 @@ class Conversation:
             due = time.monotonic() + event.metadata["delay"]
             self._attempt = Attempt(number, event.metadata["max_attempts"], due)
         self._view.event(event)
+        self._news.set()
 
     def _on_state_change(self, record: Record) -> None:
         if record.dest != _S.RECONNECTING:

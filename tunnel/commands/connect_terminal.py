@@ -32,7 +32,7 @@ _LEAST_ROWS = 4  # of a terminal that has room for the row
 
 
 class TerminalView(PlainView):
-    """Draws on a terminal. Safe to use from any thread.
+    """Draws on a terminal.
 
     Args:
         stream: The terminal.
@@ -48,24 +48,24 @@ class TerminalView(PlainView):
 
     def refresh(self, status: ConnectStatus) -> None:
         """Draw the row anew."""
+        self._flush()
+        size = os.get_terminal_size(self._stream.fileno())
+        if size.lines < _LEAST_ROWS:
+            return
         text = Text.assemble(
             (f" ● {status.state} ", f"reverse {_COLOURS.get(status.state, '')}"),
             f"  {status.text(time.monotonic())}",
         )
-        with self._lock:
-            size = os.get_terminal_size(self._stream.fileno())
-            if size.lines < _LEAST_ROWS:
-                return
-            placed = "" if size == self._size else self._place(size)
-            row = self._rendered(text, size.columns - 1)
-            self._put(f"{placed}{_SAVE}\033[{size.lines};1H\033[2K{row}{_RESTORE}")
+        placed = "" if size == self._size else self._place(size)
+        row = self._rendered(text, size.columns - 1)
+        self._write(f"{placed}{_SAVE}\033[{size.lines};1H\033[2K{row}{_RESTORE}")
 
     def close(self) -> None:
         """Give the row back."""
-        with self._lock:
-            if self._size is not None:
-                self._put(f"{_SAVE}\033[r\033[{self._size.lines};1H\033[2K{_RESTORE}")
-                self._size = None
+        self._flush()
+        if self._size is not None:
+            self._write(f"{_SAVE}\033[r\033[{self._size.lines};1H\033[2K{_RESTORE}")
+            self._size = None
 
     def _place(self, size: os.terminal_size) -> str:
         """What takes the last row out of the region that scrolls."""
@@ -74,14 +74,12 @@ class TerminalView(PlainView):
         self._size = size
         return f"{make_room}{_SAVE}\033[1;{size.lines - 1}r{_RESTORE}{go_back}"
 
-    def _line(self, moment: datetime, kind: str, text: str) -> None:
-        line = Text.assemble(
-            (f"{moment.astimezone():%H:%M:%S} ", "dim"), (text, _COLOURS.get(kind, ""))
-        )
-        with self._lock:
-            self._put(self._rendered(line, None) + "\n")
+    def _line(self, moment: datetime, kind: str, text: str) -> str:
+        clock = (f"{moment.astimezone():%H:%M:%S} ", "dim")
+        return self._rendered(Text.assemble(clock, (text, _COLOURS.get(kind, ""))), None)
 
     def _rendered(self, text: Text, width: int | None) -> str:
+        """As the terminal understands it; with a width in one row, which is cut to it."""
         with self._console.capture() as capture:
             if width is None:
                 self._console.print(text, end="", soft_wrap=True)
@@ -90,7 +88,3 @@ class TerminalView(PlainView):
                     text, end="", width=width, no_wrap=True, overflow="ellipsis", crop=True
                 )
         return capture.get()
-
-    def _put(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()

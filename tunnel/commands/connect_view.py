@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
+from collections import deque
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TextIO
@@ -108,7 +108,11 @@ def sentence(event: ConnectionEvent, server: str) -> str | None:
 
 
 class PlainView:
-    """Writes lines with the time of day. Safe to use from any thread.
+    """Writes lines with the time of day.
+
+    `event` and `log` are for any thread, and never wait: whoever reads standard error slowly must
+    not keep the tunnel from its work. What they say is written by the others, which belong to the
+    main thread.
 
     Args:
         stream: Where to.
@@ -121,68 +125,72 @@ class PlainView:
     def __init__(self, stream: TextIO, server: str) -> None:
         self._stream = stream
         self._server = server
-        self._lock = threading.Lock()  # guards the stream: one line at a time
+        self._pending: deque[tuple[datetime, str, str]] = deque()  # moment, kind and text
 
     def event(self, event: ConnectionEvent) -> None:
         """Something has happened."""
         text = sentence(event, self._server)
         if text is not None:
-            self._line(event.timestamp, event.type.value, text)
+            self._pending.append((event.timestamp, event.type.value, text))
 
     def log(self, message: LogMessage) -> None:
         """The library has something to say; a sink for loguru."""
         record = message.record
-        self._line(record["time"], "log", f"{record['level'].name.lower()}: {record['message']}")
+        text = f"{record['level'].name.lower()}: {record['message']}"
+        self._pending.append((record["time"], "log", text))
 
     def summary(self, summary: Summary) -> None:
         """It is over."""
-        self._line(datetime.now(timezone.utc), "summary", summary.text())
+        self._pending.append((datetime.now(timezone.utc), "summary", summary.text()))
+        self._flush()
 
     def refresh(self, status: ConnectStatus) -> None:
-        """This is how things stand now. Lines show what happens, and not that."""
+        """This is how things stand now. Here lines say only what has happened."""
+        self._flush()
 
     def close(self) -> None:
         """Nothing more comes."""
+        self._flush()
 
-    def _line(self, moment: datetime, kind: str, text: str) -> None:
-        self._write(f"{moment.astimezone():%H:%M:%S} {text}")
+    def _flush(self) -> None:
+        while self._pending:
+            self._write(self._line(*self._pending.popleft()) + "\n")
 
-    def _write(self, line: str) -> None:
-        with self._lock, contextlib.suppress(OSError):  # nobody has to listen
-            print(line, file=self._stream, flush=True)
+    def _line(self, moment: datetime, kind: str, text: str) -> str:
+        return f"{moment.astimezone():%H:%M:%S} {text}"
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # nobody has to listen
+            self._stream.write(text)
+            self._stream.flush()
 
 
 class JsonView(PlainView):
-    """Writes one object a line, each with `timestamp`, `type` and `message`."""
+    """Writes one object a line, each with `timestamp`, `type`, `message` and `metadata`."""
 
     def event(self, event: ConnectionEvent) -> None:
         """See `PlainView.event`."""
-        self._object(event.to_dict())
+        self._tell(event.timestamp, event.type.value, event.message, event.to_dict()["metadata"])
 
     def log(self, message: LogMessage) -> None:
         """See `PlainView.log`."""
         record = message.record
-        moment = record["time"].astimezone(timezone.utc).isoformat()
-        self._object(
-            {
-                "type": "log",
-                "timestamp": moment,
-                "message": record["message"],
-                "metadata": {"level": record["level"].name, "logger": record["name"]},
-            }
-        )
+        facts = {"level": record["level"].name, "logger": record["name"]}
+        self._tell(record["time"].astimezone(timezone.utc), "log", record["message"], facts)
 
     def summary(self, summary: Summary) -> None:
         """See `PlainView.summary`."""
-        moment = datetime.now(timezone.utc).isoformat()
-        self._object(
-            {
-                "type": "summary",
-                "timestamp": moment,
-                "message": summary.text(),
-                "metadata": asdict(summary),
-            }
-        )
+        self._tell(datetime.now(timezone.utc), "summary", summary.text(), asdict(summary))
+        self._flush()
 
-    def _object(self, facts: dict[str, Any]) -> None:
-        self._write(json.dumps(facts))
+    def _tell(self, moment: datetime, kind: str, text: str, metadata: dict[str, Any]) -> None:
+        line = {
+            "type": kind,
+            "timestamp": moment.isoformat(),
+            "message": text,
+            "metadata": metadata,
+        }
+        self._pending.append((moment, kind, json.dumps(line)))
+
+    def _line(self, moment: datetime, kind: str, text: str) -> str:
+        return text
