@@ -29,6 +29,7 @@ def problems_of(declaration: Declaration) -> list[str]:
         *_check_rows_are_rows(declaration.transitions),
         *_check_names(declaration, rows),
         *_check_known(declaration, rows, triggers),
+        *_check_groups(declaration),
         *_check_shadows(rows),
         *_check_decided_once(declaration, rows),
         *_check_reachable(declaration, steps),
@@ -75,6 +76,8 @@ def _check_known(
     uses += [(state, "in `final`") for state in declaration.final]
     for row in rows:
         uses += [(row.source, f"in the row {row}"), (row.dest, f"in the row {row}")]
+    for group, states in declaration.groups.items():
+        uses += [(state, f"in the group {group!r}") for state in states]
     for what, cells in (("ignored", declaration.ignored), ("illegal", declaration.illegal)):
         uses += [(state, f"in `{what}`") for state, _ in cells]
     unknown = [
@@ -88,7 +91,24 @@ def _check_known(
             for _, trigger in cells
             if trigger not in triggers
         ]
+    unknown += [
+        f"{trigger!r} in `failures` is the trigger of no row; correct it or add a row"
+        for trigger in declaration.failures
+        if trigger not in triggers
+    ]
     yield from dict.fromkeys(unknown)
+
+
+def _check_groups(declaration: Declaration) -> Iterator[str]:
+    """A state has one colour."""
+    grouped: list[Any] = []
+    for group, states in declaration.groups.items():
+        if not isinstance(group, str) or not group.strip():
+            yield f"the group {group!r} has no name; say what its states have in common"
+        for state in states:
+            if state in grouped:
+                yield f"{state!r} is in more than one group; leave it in one"
+            grouped.append(state)
 
 
 def _check_shadows(rows: Iterable[Transition]) -> Iterator[str]:

@@ -21,6 +21,7 @@ from statemachine.errors import InvalidDeclaration
 
 Decision = Literal["row", "ignored", "illegal"]
 _NOTHING: Mapping[tuple[str, str], str] = MappingProxyType({})
+_NO_GROUPS: Mapping[str, Iterable[str]] = MappingProxyType({})
 
 
 def plain(name: Any) -> Any:
@@ -80,6 +81,9 @@ class Declaration:
         ignored: For a cell without a row, the sentence why the trigger does nothing there.
         illegal: For a cell without a row, the sentence why the trigger is a mistake there.
         complete: Refuse a declaration that leaves a cell undecided.
+        failures: The triggers by which something goes wrong; pictures tell their rows apart.
+        groups: For some or all states, which belong together, by what they have in common; pictures
+            give each group a colour and name it in the legend.
 
     Raises:
         InvalidDeclaration: With every problem found, not only the first.
@@ -91,7 +95,9 @@ class Declaration:
         "_hash",
         "_rows",
         "complete",
+        "failures",
         "final",
+        "groups",
         "ignored",
         "illegal",
         "initial",
@@ -109,6 +115,8 @@ class Declaration:
     ignored: Mapping[tuple[str, str], str]
     illegal: Mapping[tuple[str, str], str]
     complete: bool
+    failures: tuple[str, ...]
+    groups: Mapping[str, tuple[str, ...]]
     triggers: tuple[str, ...]
     _rows: Mapping[tuple[str, str], tuple[Transition, ...]]
     _between: Mapping[tuple[str, str], str]
@@ -124,6 +132,8 @@ class Declaration:
         ignored: Mapping[tuple[str, str], str] = _NOTHING,
         illegal: Mapping[tuple[str, str], str] = _NOTHING,
         complete: bool = False,
+        failures: Iterable[str] = (),
+        groups: Mapping[str, Iterable[str]] = _NO_GROUPS,
     ) -> None:
         problems: list[str] = []
         self._set("name", plain(name))
@@ -134,6 +144,8 @@ class Declaration:
         self._set("ignored", MappingProxyType(_read_cells("ignored", ignored, problems)))
         self._set("illegal", MappingProxyType(_read_cells("illegal", illegal, problems)))
         self._set("complete", bool(complete))
+        self._set("failures", _read_names("failures", failures, problems))
+        self._set("groups", MappingProxyType(_read_groups(groups, problems)))
         problems += problems_of(self)
         if problems:
             raise InvalidDeclaration(self.name, tuple(problems))
@@ -222,6 +234,8 @@ class Declaration:
             tuple(self.ignored.items()),
             tuple(self.illegal.items()),
             self.complete,
+            self.failures,
+            tuple(self.groups.items()),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -242,7 +256,7 @@ class Declaration:
         states = dict(self.states) if any(self.states.values()) else tuple(self.states)
         ignored, illegal = dict(self.ignored), dict(self.illegal)
         rest = (self.initial, self.final, self.transitions, ignored, illegal, self.complete)
-        return Declaration, (self.name, states, *rest)
+        return Declaration, (self.name, states, *rest, self.failures, dict(self.groups))
 
     def __repr__(self) -> str:
         counts = f"{len(self.states)} states, {len(self.transitions)} rows"
@@ -280,3 +294,10 @@ def _read_cells(what: str, cells: Mapping[Any, Any], problems: list[str]) -> dic
         if not read[state, trigger] or not isinstance(text, str):
             problems.append(f"`{what}` has no sentence for {trigger!r} in {state!r}; say why")
     return read
+
+
+def _read_groups(groups: Mapping[Any, Any], problems: list[str]) -> dict[Any, Any]:
+    return {
+        group: _read_names(f"groups[{group!r}]", states, problems)
+        for group, states in groups.items()
+    }

@@ -85,6 +85,7 @@ BREAKER = Declaration(
             doc="The trial was given up or says nothing: its place is free for another.",
         ),
     ),
+    failures=("failure",),
     ignored={
         (_S.CLOSED, "call"): "It passes.",
         (_S.CLOSED, "success"): "The count of failures begins anew; nothing else changes.",

@@ -427,4 +427,6 @@ def _lifecycle_from(state: TunnelConnectionState) -> Declaration:
         ignored=LIFECYCLE.ignored,
         illegal=LIFECYCLE.illegal,
         complete=LIFECYCLE.complete,
+        failures=LIFECYCLE.failures,
+        groups=LIFECYCLE.groups,
     )

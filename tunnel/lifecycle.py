@@ -247,5 +247,12 @@ LIFECYCLE = Declaration(
     ignored=_IGNORED,
     illegal=_ILLEGAL,
     complete=True,
+    failures=(_T.DIAL_FAILED, _T.LOST, _T.EXHAUSTED, _T.FAIL),
+    groups={
+        "at rest": (_S.DISCONNECTED,),
+        "working on a link": (_S.CONNECTING, _S.RECONNECTING),
+        "a link is up": (_S.CONNECTED, _S.CLOSING),
+        "given up": (_S.ERROR,),
+    },
 )
 """The one machine of a connection; `diagrams/lifecycle.*` are drawn from it."""

@@ -100,6 +100,13 @@ SESSION = Declaration(
             doc="The server answered GONE, or something that cannot be.",
         ),
     ),
+    failures=("detach", "lose"),
+    groups={
+        "no session": (_S.NEW, _S.OPENING, _S.ENDED),
+        "between links": (_S.DETACHED, _S.RESUMING),
+        "on a link": (_S.ATTACHED,),
+        "gone": (_S.LOST,),
+    },
     ignored={
         (_S.NEW, "detach"): "The link was lost before anything was said about a session.",
         (_S.DETACHED, "detach"): "An older link, which no longer carried the session, was lost.",

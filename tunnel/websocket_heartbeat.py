@@ -85,6 +85,7 @@ HEARTBEAT = Declaration(
         Transition("stop", _S.WAITING_FOR_PONG, _S.STOPPED, doc="The connection is over."),
         Transition("stop", _S.TIMEOUT, _S.STOPPED, doc="The lost connection was given up."),
     ),
+    failures=("silence",),
     ignored={
         (_S.RUNNING, "start"): "It is running already.",
         (_S.WAITING_FOR_PONG, "start"): "It is running already.",

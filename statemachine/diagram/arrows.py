@@ -21,6 +21,19 @@ def arrows(declaration: Declaration) -> Mapping[tuple[str, str], tuple[Transitio
     return found
 
 
+def arrows_apart(
+    declaration: Declaration,
+) -> Mapping[tuple[str, str, bool], tuple[Transition, ...]]:
+    """Return the same with failures apart: by source, dest, and whether something goes wrong."""
+    found: dict[tuple[str, str, bool], tuple[Transition, ...]] = {}
+    for ends, rows in arrows(declaration).items():
+        for is_failure in (False, True):
+            some = tuple(r for r in rows if (r.trigger in declaration.failures) is is_failure)
+            if some:
+                found[(*ends, is_failure)] = some
+    return found
+
+
 def main_path(declaration: Declaration) -> tuple[tuple[str, str], ...]:
     """Return the arrows that a picture should draw straight, as pairs of states.
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
@@ -20,6 +21,7 @@ class S(str, Enum):
 
 class T(str, Enum):
     FLIP = "flip"
+    FAILED = "failed"
 
 
 def switch(**changes: Any) -> Declaration:
@@ -222,3 +224,33 @@ def test_malformed_arguments_are_problems(changes: dict[str, Any], problem: str)
     with pytest.raises(InvalidDeclaration) as caught:
         switch(**changes)
     assert problem in caught.value.problems
+
+
+def test_failures_and_groups_are_part_of_a_declaration(
+    declare: Declare,
+) -> None:
+    """They are kept as plain names, make a difference in comparison, and survive pickling."""
+    made = declare(failures=[T.FAILED], groups={"calls pass": ("closed",)})
+    assert made.failures == ("failed",)
+    assert dict(made.groups) == {"calls pass": ("closed",)}
+    assert made != declare()
+    assert pickle.loads(pickle.dumps(made)) == made
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"failures": ["no"]}, "'no' in `failures` is the trigger of no row"),
+        ({"failures": "failed"}, "`failures` is the string 'failed'; give a collection of names"),
+        ({"groups": {"g": ["no"]}}, "'no' in the group 'g' is no declared state"),
+        ({"groups": {"g": "open"}}, "`groups['g']` is the string 'open'"),
+        ({"groups": {"g": ["open"], "h": ["open"]}}, "'open' is in more than one group"),
+        ({"groups": {" ": ["open"]}}, "the group ' ' has no name"),
+    ],
+)
+def test_wrong_failures_and_groups_are_refused(
+    declare: Declare, changes: dict[str, Any], sentence: str
+) -> None:
+    """What they name has to be there, and a state is in one group at most."""
+    with pytest.raises(InvalidDeclaration, match=re.escape(sentence)):
+        declare(**changes)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from typing import Any
 from xml.etree import ElementTree
 
@@ -92,3 +93,38 @@ def test_sentences_are_shown_as_they_are(dot: str) -> None:
         for link in picture.iter("{http://www.w3.org/2000/svg}a")
     }
     assert {f"a: {NASTY}", f"go: {NASTY}"} <= titles
+
+
+def test_what_goes_wrong_is_told_apart(dot: str) -> None:
+    """Failures are dashed, also between two states that other rows connect; the usual way heavy."""
+    rows = [
+        Transition("start", "a", "b", doc="x"),
+        Transition("stop", "b", "a", doc="x"),
+        Transition("crash", "b", "a", doc="x"),
+    ]
+    graph = read(
+        render_dot(Declaration("d", ["a", "b"], "a", ["a"], rows, failures=["crash"])), dot
+    )
+    drawn = {edge["label"].strip(): edge for edge in graph["edges"] if "label" in edge}
+    assert len({edge.get("color") for edge in drawn.values()}) == 3
+    assert [name for name, edge in drawn.items() if "penwidth" in edge] == ["start"]
+    assert [name for name, edge in drawn.items() if edge.get("style") == "dashed"] == ["crash"]
+
+
+def test_the_usual_way_ends_where_something_goes_wrong(declare: Callable[..., Declaration]) -> None:
+    """What comes after a failure is no usual way, though it is on the main path."""
+    text = render_dot(declare(failures=["failed"]))
+    assert 'class="main"' not in text
+    assert "the usual way" not in text
+
+
+def test_groups_have_colours_and_the_legend_names_them(
+    declare: Callable[..., Declaration], dot: str
+) -> None:
+    """States of one group share a colour that no other state has; the legend escapes the names."""
+    text = render_dot(declare(groups={"up & well": ["closed"], "down": ["open", "half_open"]}))
+    fills = {node["name"]: node.get("fillcolor") for node in read(text, dot)["objects"]}
+    assert fills["open"] == fills["half_open"]
+    assert len({fills["open"], fills["closed"], fills["retired"]}) == 3
+    assert "up &amp; well" in text
+    assert "down" in text
