@@ -14,6 +14,8 @@ from pathlib import Path
 from statemachine.__main__ import main
 
 FOLDER = Path(__file__).parent.parent / "diagrams"
+MARKED = FOLDER.parent / "tunnel" / "pictures" / "lifecycle.svg"
+"""The copy of a picture that goes with the package, to be marked with what a tunnel does."""
 
 DECLARATIONS = (
     "tunnel.lifecycle:LIFECYCLE",
@@ -30,4 +32,7 @@ if __name__ == "__main__":
     else:
         print("no dot (Debian: apt-get install graphviz): the SVG is not drawn", file=sys.stderr)
     options = [f"--format={format}" for format in formats]
-    sys.exit(main([*DECLARATIONS, *options, f"--output={FOLDER}", *sys.argv[1:]]))
+    code = main([*DECLARATIONS, *options, f"--output={FOLDER}", *sys.argv[1:]])
+    if not sys.argv[1:]:  # else they were only looked at
+        shutil.copyfile(FOLDER / "lifecycle.svg", MARKED)
+    sys.exit(code)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from tunnel.commands import connect, diagnose, diagram
+from tunnel.commands import connect, diagnose, diagram, status, timeline, watch
 from tunnel.errors import TunnelError
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -57,10 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_demo(commands)
-    connect.add_to(commands)
-    diagnose.add_to(commands)
-    diagram.add_to(commands)
+    for command in (connect, diagnose, diagram):
+        command.add_to(commands)
     _add_gateway(commands)
+    for command in (status, watch, timeline):
+        command.add_to(commands)
     return parser
 
 
@@ -78,6 +79,12 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         action="store_true",
         help="show everything on standard error, and end with one line of JSON on standard output",
     )
+    parser.add_argument(
+        "--timeline",
+        type=Path,
+        metavar="FILE",
+        help="draw the run into this file, as SVG: states, attempts, queue and round trips",
+    )
     parser.set_defaults(run=_demo)
 
 
@@ -85,7 +92,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     from tunnel import demo  # it takes a while to import, and only this command needs it
 
     try:
-        return demo.run(as_json=arguments.json)
+        return demo.run(as_json=arguments.json, timeline=arguments.timeline)
     except demo.DemoError as error:
         print(f"tunnel demo: error: {error}", file=sys.stderr)
         return 2

@@ -67,6 +67,7 @@ from tunnel.requests import (
     Target,
 )
 from tunnel.responses import TunnelResponse
+from tunnel.roll import enrol
 from tunnel.secrets import raises_bare
 from tunnel.sender import WHILE_CONNECTED, Sender, SendTimeout
 from tunnel.session_frames import Parcel
@@ -226,6 +227,7 @@ class TunnelService:
         self._driver.tracker.subscribe(self._log_event)
         register(self)
         disconnect_at_exit(self)
+        enrol(self)
 
     def __repr__(self) -> str:
         """For example ``<TunnelService connected to wss://example.com/, 3 queued>``."""

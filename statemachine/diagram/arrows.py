@@ -26,11 +26,11 @@ def arrows_apart(
 ) -> Mapping[tuple[str, str, bool], tuple[Transition, ...]]:
     """Return the same with failures apart: by source, dest, and whether something goes wrong."""
     found: dict[tuple[str, str, bool], tuple[Transition, ...]] = {}
-    for ends, rows in arrows(declaration).items():
+    for (source, dest), rows in arrows(declaration).items():
         for is_failure in (False, True):
             some = tuple(r for r in rows if (r.trigger in declaration.failures) is is_failure)
             if some:
-                found[(*ends, is_failure)] = some
+                found[source, dest, is_failure] = some
     return found
 
 

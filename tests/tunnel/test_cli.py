@@ -22,7 +22,8 @@ def play(monkeypatch: pytest.MonkeyPatch, outcome: int | BaseException) -> list[
     """Replace the demo; what is returned lists, for each call, whether it was asked for JSON."""
     calls: list[bool] = []
 
-    def run(*, as_json: bool) -> int:
+    def run(*, as_json: bool, timeline: Path | None) -> int:
+        assert timeline is None
         calls.append(as_json)
         if isinstance(outcome, BaseException):
             raise outcome

@@ -56,6 +56,12 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         help="write nothing; exit with 1 and name the files in DIR that are missing or stale "
         "(an SVG file, which depends on Graphviz's version, need only be there)",
     )
+    parser.add_argument(
+        "--history",
+        metavar="FILE",
+        help="mark in the lifecycle, as SVG, what one tunnel went through: a file that a tracker's "
+        "to_json() or a Recording has written; - is standard input",
+    )
     parser.set_defaults(run=run)
 
 
@@ -65,6 +71,11 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
+    if arguments.history is not None:
+        from tunnel.commands import history_diagram
+
+        return history_diagram.run(arguments)
+
     from statemachine.__main__ import main as draw
 
     names = MACHINES if arguments.name == _ALL else [arguments.name]

@@ -7,6 +7,7 @@ import os
 import sys
 from contextlib import ExitStack
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Protocol, TextIO
 
 from tunnel.demo.errors import DemoError
@@ -18,6 +19,8 @@ from tunnel.demo.report import Report
 from tunnel.demo.resending import Resending
 from tunnel.demo.scenario import CONFIG, CUTS, Scenario, Stage
 from tunnel.demo.server_process import ServerProcess
+from tunnel.pictures import draw_timeline
+from tunnel.recording import Recording
 from tunnel.service import TunnelService
 
 _TIMEOUT = 10.0  # seconds for the first connection, and for the last goodbye
@@ -35,12 +38,13 @@ class View(Protocol):
         ...
 
 
-def run(*, as_json: bool = False) -> int:
+def run(*, as_json: bool = False, timeline: Path | None = None) -> int:
     """Play the demo.
 
     Args:
         as_json: Show everything on standard error, and write the report as one line of JSON to
             standard output.
+        timeline: A file for a picture of the run, as SVG; None: none is drawn.
 
     Returns:
         The exit code: 0 if nothing was lost, doubled or reordered; else 1.
@@ -48,14 +52,18 @@ def run(*, as_json: bool = False) -> int:
     Raises:
         DemoError: Something that the demo needs is missing.
         TunnelError: The first connection was not to be had.
+        OSError: The picture cannot be written; that is found out before anything else.
     """
     if find_spec("websockets") is None:
         raise DemoError('the demo needs a gateway: pip install "resilient-tunnel[gateway]"')
+    if timeline is not None:
+        timeline.open("a").close()
     complaint = ""
     with ExitStack() as stack:
         recorder = Recorder(lambda: _gauges(service), lambda note: view.note(note))
         resending = Resending(recorder)
         service = _service(recorder, resending)
+        recording = stack.enter_context(Recording(service)) if timeline is not None else None
         view = _view(stack, sys.stderr if as_json else sys.stdout, recorder)
         server = stack.enter_context(ServerProcess())
         proxy = stack.enter_context(FaultProxy(server.port))
@@ -65,6 +73,8 @@ def run(*, as_json: bool = False) -> int:
             complaint = str(error)
         report = recorder.report()
         view.summary(report)
+    if timeline is not None and recording is not None:
+        timeline.write_text(draw_timeline(recording.history()), encoding="utf-8")
     if complaint:
         print(f"tunnel demo: error: {complaint}", file=sys.stderr)
     if as_json:

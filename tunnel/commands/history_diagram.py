@@ -1,0 +1,31 @@
+"""``tunnel diagram --history FILE``: the lifecycle, and in it what one tunnel went through."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from tunnel.commands.history_files import read_history, write_picture
+from tunnel.errors import ConfigurationError
+from tunnel.pictures import draw_diagram
+
+
+def run(arguments: Namespace) -> int:
+    """Draw it.
+
+    Returns:
+        The exit code: 0.
+
+    Raises:
+        ConfigurationError: Another machine was asked for, or the file is no history.
+        OSError: A file cannot be read or written.
+    """
+    if arguments.name != "lifecycle":
+        raise ConfigurationError(
+            f"a history is about the lifecycle; it says nothing of the {arguments.name}"
+        )
+    picture = draw_diagram(read_history(arguments.history))
+    folder = arguments.output
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    write_picture(picture, None if folder is None else folder / "lifecycle.svg")
+    return 0

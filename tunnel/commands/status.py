@@ -1,0 +1,91 @@
+"""``tunnel status [PATH]``: what the tunnels of a running program are doing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tunnel.status import ProcessStatus
+
+NOBODY = (
+    "no program of yours tells its status: have it call tunnel.status.serve(), or give the path "
+    "that it was called with"
+)
+
+
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "status",
+        help="show what the tunnels of a running program are doing",
+        description="Show what the tunnels of a running program are doing. The program allows that "
+        "by calling tunnel.status.serve().",
+        epilog="Exit codes: 0 done; 2 nobody could be asked, and why is said.",
+    )
+    add_path(parser)
+    parser.add_argument(
+        "--json", action="store_true", help="one line of JSON for each program, for other programs"
+    )
+    parser.set_defaults(run=run)
+
+
+def add_path(parser: argparse.ArgumentParser) -> None:
+    """Declare which program is asked."""
+    parser.add_argument(
+        "path",
+        nargs="?",
+        type=Path,
+        metavar="PATH",
+        help="the path that was given to status.serve(); without it, all programs of yours that "
+        "gave none",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show it.
+
+    Returns:
+        The exit code: 0.
+
+    Raises:
+        StatusError: Nobody could be asked.
+    """
+    from tunnel.commands.status_table import plain
+
+    for place, process in enumerate(_ask_all(arguments.path)):
+        if arguments.json:
+            answer = process.to_dict()
+            del answer["histories"]
+            print(json.dumps(answer))
+        elif sys.stdout.isatty() and find_spec("rich") is not None:
+            from tunnel.commands.status_view import show
+
+            show(process)
+        else:
+            print("\n" * bool(place) + plain(process))
+    return 0
+
+
+def _ask_all(path: Path | None) -> list[ProcessStatus]:
+    from tunnel.status import StatusClient, StatusError, served_paths
+
+    if path is not None:
+        with StatusClient(path) as client:
+            return [client.ask()]
+    found, refusals = [], []
+    for served in served_paths():
+        try:
+            with StatusClient(served) as client:
+                found.append(client.ask())
+        except StatusError as error:
+            refusals.append(str(error))
+    for refusal in refusals:
+        print(f"tunnel status: {refusal}", file=sys.stderr)
+    if not found:
+        raise StatusError(NOBODY)
+    return found

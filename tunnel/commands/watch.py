@@ -1,0 +1,166 @@
+"""``tunnel watch [PATH]``: what the tunnels of a running program are doing, live."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunnel.commands.status import NOBODY, add_path
+
+if TYPE_CHECKING:
+    from tunnel.status import ProcessStatus, StatusClient, TunnelStatus
+
+_NOTHING = ("-", "unknown")  # cells that say nothing
+_Show = Callable[["ProcessStatus"], None]
+
+
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "watch",
+        help="show the same live",
+        description="Show what the tunnels of a running program are doing, until it ends or Ctrl-C "
+        "is pressed. In a terminal that is a table; otherwise a line whenever a tunnel's state, "
+        "attempt or last error changes.",
+        epilog="Exit codes: 0 the program has ended; 2 it could not be asked, and why is said; "
+        "130 Ctrl-C.",
+    )
+    add_path(parser)
+    parser.add_argument(
+        "--every",
+        type=_seconds,
+        default=1.0,
+        metavar="SECONDS",
+        help="how long between two looks (default: 1)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="a line of JSON for each look, for other programs"
+    )
+    parser.add_argument(
+        "--diagram",
+        type=Path,
+        metavar="FILE",
+        help="draw the path of each tunnel through its states into this file, anew at each look: "
+        ".html for a page that a browser keeps up to date, .svg for the picture of a single tunnel",
+    )
+    parser.set_defaults(run=run)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0.05 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0.05 to 3600")
+    return seconds
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show it until the program ends.
+
+    Returns:
+        The exit code: 0.
+
+    Raises:
+        StatusError: The program could not be asked, at the beginning.
+        ConfigurationError: There can be no such diagram.
+        OSError: The diagram cannot be written.
+    """
+    from tunnel.commands.watch_diagram import checked_diagram, draw
+    from tunnel.status import StatusClient
+
+    diagram = checked_diagram(arguments.diagram)
+    with StatusClient(_path(arguments.path)) as client, ExitStack() as stack:
+        show = _view(stack, as_json=arguments.json)
+        for process in _looks(client, arguments.every, histories=diagram is not None):
+            show(process)
+            if diagram is not None:
+                draw(process, diagram, arguments.every)
+    print(f"tunnel watch: the program at {client.path} has ended", file=sys.stderr)
+    return 0
+
+
+def _path(path: Path | None) -> Path:
+    """Where to ask; without a path there has to be one program, and no doubt which."""
+    from tunnel.status import StatusClient, StatusError, served_paths
+
+    if path is not None:
+        return path
+    alive = []
+    for served in served_paths():
+        try:
+            StatusClient(served).close()
+        except StatusError:  # it was left behind
+            continue
+        alive.append(served)
+    if not alive:
+        raise StatusError(NOBODY)
+    if len(alive) > 1:
+        choice = " or ".join(str(found) for found in alive)
+        raise StatusError(f"several programs of yours tell their status; say which: {choice}")
+    return alive[0]
+
+
+def _looks(client: StatusClient, every: float, *, histories: bool) -> Iterator[ProcessStatus]:
+    """What is answered, until nobody answers any more; who never did raises."""
+    from tunnel.status import StatusError
+
+    yield client.ask(histories=histories)
+    pause = threading.Event()
+    while True:
+        pause.wait(every)
+        try:
+            process = client.ask(histories=histories)
+        except StatusError:
+            return
+        yield process
+
+
+def _view(stack: ExitStack, *, as_json: bool) -> _Show:
+    if as_json:
+        return _show_json
+    if sys.stdout.isatty() and find_spec("rich") is not None:
+        from tunnel.commands.status_view import live, table
+
+        place = stack.enter_context(live())
+        return lambda process: place.update(table(process), refresh=True)
+    return _Changes().show
+
+
+def _show_json(process: ProcessStatus) -> None:
+    answer = process.to_dict()
+    del answer["histories"]
+    print(json.dumps(answer), flush=True)
+
+
+class _Changes:
+    """Prints a line for a tunnel whenever something about it has changed that is not a number."""
+
+    def __init__(self) -> None:
+        self._shown: dict[int, object] = {}
+
+    def show(self, process: ProcessStatus) -> None:
+        from tunnel.commands.status_table import HEADINGS, row
+        from tunnel.pictures.words import moment
+
+        for tunnel in process.tunnels:
+            if self._shown.get(tunnel.number) == _gist(tunnel):
+                continue
+            self._shown[tunnel.number] = _gist(tunnel)
+            name, state, *rest = row(tunnel, process.time)
+            cells = zip(HEADINGS[2:], rest, strict=True)
+            facts = [f"{heading} {cell}" for heading, cell in cells if cell not in _NOTHING]
+            print(f"{moment(process.time)}  {name}  {state}  {', '.join(facts)}", flush=True)
+
+
+def _gist(tunnel: TunnelStatus) -> object:
+    return tunnel.state, tunnel.since, tunnel.attempt, tunnel.last_error

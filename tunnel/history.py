@@ -1,0 +1,171 @@
+"""What one tunnel went through, as it can be saved, sent and drawn.
+
+A history is a tracker's JSON (`ConnectionStateTracker.to_json`) with two things more, each of which
+may be missing: the steps of the machine, and samples of queue and round trip. So a tracker's own
+JSON is a history, and a tracker can be made from a history.
+
+Without steps they are inferred from the events: the state that an event tells of is entered by a
+row of the lifecycle, one by which something goes wrong if the event has an error. An event that no
+row explains is no change of state, but only something that was noted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from statemachine import Record
+from tunnel.events import ConnectionEvent, ConnectionEventType
+from tunnel.lifecycle import LIFECYCLE, TunnelConnectionState
+from tunnel.tracker_snapshot import TrackerSnapshot
+
+_Type = ConnectionEventType
+_S = TunnelConnectionState
+_STATE_OF = {
+    _Type.CONNECTING: _S.CONNECTING,
+    _Type.CONNECTED: _S.CONNECTED,
+    _Type.RECONNECTED: _S.CONNECTED,
+    _Type.DISCONNECTED: _S.DISCONNECTED,
+    _Type.RECONNECTING: _S.RECONNECTING,
+    _Type.CLOSING: _S.CLOSING,
+    _Type.ERROR: _S.ERROR,
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change of state.
+
+    Attributes:
+        time: Seconds since the Unix epoch.
+        trigger: What caused it.
+        source: The state that was left.
+        dest: The state that was entered.
+    """
+
+    time: float
+    trigger: str
+    source: str
+    dest: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was measured at one moment.
+
+    Attributes:
+        time: Seconds since the Unix epoch.
+        queued: Messages in the queue.
+        round_trip: Seconds that the heartbeat's last answered ping took; None: none was answered on
+            the present link, or there is none.
+    """
+
+    time: float
+    queued: int
+    round_trip: float | None = None
+
+
+@dataclass(frozen=True)
+class History:
+    """A tunnel's past, oldest first.
+
+    Attributes:
+        tracker: State, connection and events.
+        steps: Its changes of state.
+        samples: What was measured; empty if nothing was.
+    """
+
+    tracker: TrackerSnapshot
+    steps: tuple[Step, ...] = ()
+    samples: tuple[Sample, ...] = ()
+
+    def to_json(self) -> str:
+        """Return it as JSON, plain ASCII on one line."""
+        data = json.loads(self.tracker.to_json())
+        data["steps"] = [[s.time, s.trigger, s.source, s.dest] for s in self.steps]
+        data["samples"] = [[s.time, s.queued, s.round_trip] for s in self.samples]
+        return json.dumps(data, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> History:
+        """Return what `to_json` made `text` from, or `ConnectionStateTracker.to_json`.
+
+        Raises:
+            ValueError: The text is damaged, or of a version that is not known here.
+        """
+        tracker = TrackerSnapshot.from_json(text)
+        data = json.loads(text)
+        try:
+            steps = tuple(_step(*row) for row in data.get("steps", ()))
+            samples = tuple(_sample(*row) for row in data.get("samples", ()))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"a history cannot be read from this: damaged ({error})") from error
+        if "steps" not in data:
+            has_begun = len(tracker.events) < tracker.max_event_history
+            steps = inferred_steps(tracker.events, _S.DISCONNECTED if has_begun else None)
+        return cls(tracker, steps, samples)
+
+
+def steps_of(records: Iterable[Record]) -> tuple[Step, ...]:
+    """Return a machine's records as steps, without their data."""
+    return tuple(Step(r.time, r.trigger, r.source, r.dest) for r in records)
+
+
+def inferred_steps(
+    events: Iterable[ConnectionEvent], state: TunnelConnectionState | None
+) -> tuple[Step, ...]:
+    """Return the steps that events tell of.
+
+    Args:
+        events: Oldest first.
+        state: The state before the first; None: not known.
+    """
+    steps: list[Step] = []
+    for event in events:
+        dest = _STATE_OF.get(event.type)
+        if dest is None or dest is state:
+            continue
+        if state is not None:
+            trigger = _trigger(state, dest, event.metadata)
+            if trigger is None:
+                continue
+            steps.append(Step(event.timestamp.timestamp(), trigger, state.value, dest.value))
+        state = dest
+    return tuple(steps)
+
+
+def _trigger(
+    source: TunnelConnectionState, dest: TunnelConnectionState, metadata: Mapping[str, Any]
+) -> str | None:
+    """The row that fits best; a failure if there is an error."""
+    fitting = [
+        row.trigger
+        for row in LIFECYCLE.transitions
+        if (row.source, row.dest) == (source.value, dest.value)
+    ]
+    went_wrong = "error" in metadata
+    fitting.sort(key=lambda trigger: (trigger in LIFECYCLE.failures) is not went_wrong)
+    return fitting[0] if fitting else None
+
+
+def _step(time: Any, trigger: Any, source: Any, dest: Any) -> Step:
+    if not LIFECYCLE.rows(source, trigger):
+        raise ValueError(f"{trigger!r} does not leave {source!r}")
+    if dest not in LIFECYCLE.states:
+        raise ValueError(f"there is no state {dest!r}")
+    return Step(_moment(time), trigger, source, dest)
+
+
+def _sample(time: Any, queued: Any, round_trip: Any) -> Sample:
+    if isinstance(queued, bool) or not isinstance(queued, int) or queued < 0:
+        raise ValueError(f"{queued!r} is no length of a queue")
+    return Sample(_moment(time), queued, None if round_trip is None else _moment(round_trip))
+
+
+def _moment(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no number of seconds")
+    return float(value)

@@ -1,0 +1,40 @@
+"""Times and places as pictures and tables say them."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from tunnel.history import History
+
+
+def duration(seconds: float) -> str:
+    """Say how long something took, such as "0.25 s", "7.4 s", "3 min 20 s" or "2 h 5 min"."""
+    if seconds < 0.9995:
+        return f"{seconds:.2f} s"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def round_trip(seconds: float) -> str:
+    """Say how long a round trip took, such as "0.42 ms", "13 ms" or "1.2 s"."""
+    if seconds >= 0.9995:
+        return duration(seconds)
+    return f"{seconds * 1000:.2g} ms" if seconds < 0.01 else f"{seconds * 1000:.0f} ms"
+
+
+def moment(time: float) -> str:
+    """Say when something was, in UTC; `time` is in seconds since the Unix epoch."""
+    return datetime.fromtimestamp(time, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def whose(history: History) -> str:
+    """Say which tunnel it is: where it leads."""
+    connection = history.tracker.connection
+    return connection.server_url if connection is not None else "a tunnel without a connection"

@@ -1,0 +1,125 @@
+"""Asks a process on this machine what its tunnels are doing."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+from pathlib import Path
+from types import TracebackType
+
+from tunnel.status.errors import StatusError
+from tunnel.status.places import default_folder
+from tunnel.status.report import ProcessStatus
+
+_MAX_ANSWER = 64 * 2**20  # bytes; some hundred thousand tunnels
+
+
+class StatusClient:
+    """A connection to a process that serves its status; a context manager that ends it.
+
+    Not for several threads.
+
+    Args:
+        path: The socket's file.
+        timeout: Seconds for the process to answer each question.
+
+    Raises:
+        StatusError: Nobody answers there; the text says why, and what to do.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], timeout: float = 5.0) -> None:
+        self.path = Path(path)
+        self._timeout = timeout
+        self._socket = _connect(self.path, timeout)
+        self._stream = self._socket.makefile("rb")
+
+    def __enter__(self) -> StatusClient:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
+        self._stream.close()
+        self._socket.close()
+
+    def ask(self, *, histories: bool = False) -> ProcessStatus:
+        """Ask how all tunnels stand.
+
+        Args:
+            histories: And what each went through.
+
+        Raises:
+            StatusError: The process has ended, does not answer in time, or not as it should.
+        """
+        question = {"ask": "histories" if histories else "status"}
+        try:
+            self._socket.sendall(json.dumps(question).encode() + b"\n")
+            line = self._stream.readline(_MAX_ANSWER)
+        except TimeoutError as error:
+            raise StatusError(
+                f"the program at {self.path} does not answer within {self._timeout:g} s"
+            ) from error
+        except OSError as error:
+            raise StatusError(self._over()) from error
+        if not line:
+            raise StatusError(self._over())
+        try:
+            answer = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise StatusError(f"what {self.path} answers is no JSON") from error
+        if not isinstance(answer, dict):
+            raise StatusError(f"what {self.path} answers is no status")
+        return ProcessStatus.from_dict(answer)
+
+    def _over(self) -> str:
+        return f"the program at {self.path} has ended, or answers too many others"
+
+
+def served_paths() -> list[Path]:
+    """Return the sockets where the commands look by themselves, whether anybody listens or not."""
+    if not hasattr(socket, "AF_UNIX"):
+        return []
+    return sorted(default_folder().glob("*.sock"))
+
+
+def _connect(path: Path, timeout: float) -> socket.socket:
+    if not hasattr(socket, "AF_UNIX"):
+        raise StatusError("asking for a status needs Unix sockets, which this system lacks")
+    try:
+        is_socket = stat.S_ISSOCK(path.stat().st_mode)
+    except FileNotFoundError as error:
+        raise StatusError(
+            f"there is no {path}: the program does not run, or has not called "
+            "tunnel.status.serve() with this path"
+        ) from error
+    except OSError as error:
+        raise StatusError(f"{path} cannot be looked at: {error.strerror}") from error
+    if not is_socket:
+        raise StatusError(f"{path} is no socket; give the path that was given to status.serve()")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(timeout)
+    try:
+        sock.connect(os.fspath(path))
+    except OSError as error:
+        sock.close()
+        raise StatusError(_why_not(path, error, timeout)) from error
+    return sock
+
+
+def _why_not(path: Path, error: OSError, timeout: float) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return f"nobody listens at {path} any more: the program has ended; the file may be removed"
+    if isinstance(error, PermissionError):
+        return f"{path} belongs to another user, who alone may ask there"
+    if isinstance(error, TimeoutError):
+        return f"the program at {path} does not answer within {timeout:g} s"
+    return f"{path} cannot be asked: {error.strerror or error}"

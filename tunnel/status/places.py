@@ -1,0 +1,38 @@
+"""Where status sockets are, if nobody says otherwise."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from tunnel.status.errors import StatusError
+
+
+def default_folder() -> Path:
+    """The folder of this user's sockets; it need not exist.
+
+    It is in ``XDG_RUNTIME_DIR``, which belongs to the user, or else in the folder for temporary
+    files, which others share.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and os.path.isdir(runtime):
+        return Path(runtime, "resilient-tunnel")
+    return Path(tempfile.gettempdir(), f"resilient-tunnel-{os.getuid()}")
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder for this user alone, or see that it is so.
+
+    Raises:
+        StatusError: It is there, but is somebody else's, or others may write to it.
+        OSError: It cannot be made.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise StatusError(
+            f"{folder} is not a folder of yours alone, as others may write there; remove it, or "
+            "give a path of your own"
+        )
