@@ -694,6 +694,11 @@ class TunnelService:
         return self.metrics.health()
 
     @property
+    def last_error(self) -> TunnelError | None:
+        """Why the last link, or the last attempt at one, failed; None once there is a new link."""
+        return self._driver.last_error
+
+    @property
     def config(self) -> TunnelConfig:
         """The present settings."""
         return self._driver.config

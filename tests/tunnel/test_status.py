@@ -76,7 +76,7 @@ class TestReport:
         assert (status.attempt, status.max_attempts) == (2, 10)
         assert (status.queued, status.max_queued) == (1, 100)
         assert status.last_error is not None
-        assert status.last_error.code.startswith("TUNNEL_")
+        assert (status.last_error.code, status.last_error.message) == ("TUNNEL_001", "refused")
         assert status.since is not None
         assert status.next_attempt is not None
         assert status.next_attempt > status.since

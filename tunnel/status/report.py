@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tunnel.errors import TunnelError
 from tunnel.events import ConnectionEvent, ConnectionEventType
 from tunnel.history import History, steps_of
 from tunnel.lifecycle import TunnelConnectionState
@@ -179,7 +180,7 @@ def _look_at(number: int, service: TunnelService) -> TunnelStatus:
         reconnections=numbers["reconnections"],
         round_trip=numbers["round_trip"],
         quality=service.health.quality.value,
-        last_error=_last_error(tracker.events),
+        last_error=_last_error(service.last_error, tracker.events),
     )
 
 
@@ -195,7 +196,12 @@ def _due(attempt: ConnectionEvent) -> float:
     return attempt.timestamp.timestamp() + float(attempt.metadata["delay"])
 
 
-def _last_error(events: tuple[ConnectionEvent, ...]) -> LastError | None:
+def _last_error(
+    present: TunnelError | None, events: tuple[ConnectionEvent, ...]
+) -> LastError | None:
+    if present is not None and events:
+        time = events[-1].timestamp.timestamp()  # it has led to the announcement of an attempt
+        return LastError(present.code, scrub(present.message), time)
     for event in reversed(events):
         error = event.metadata.get("error")
         if isinstance(error, dict) and isinstance(error.get("code"), str):

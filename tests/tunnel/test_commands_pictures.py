@@ -1,0 +1,75 @@
+"""``tunnel timeline`` and ``tunnel diagram --history``."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from tunnel import ConnectionStateTracker, cli
+from tunnel.testing import FakeClock
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """The JSON of a tracker that is connected."""
+    tracker = ConnectionStateTracker(clock=FakeClock())
+    tracker.initialize_connection("id", "user", "wss://example.com/")
+    tracker.fire("opened")
+    path = tmp_path / "run.json"
+    path.write_text(tracker.to_json())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "output"),
+    [
+        (["timeline"], "--output=run.svg", "run.svg"),
+        (["diagram", "--history"], "--output=folder", "folder/lifecycle.svg"),
+    ],
+)
+def test_a_saved_run_is_drawn(
+    command: list[str],
+    option: str,
+    output: str,
+    saved: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    """To standard output, or into a file; from a file, or from standard input."""
+    monkeypatch.chdir(saved.parent)
+    assert cli.main([*command, str(saved)]) == 0
+    drawn = capfdbinary.readouterr().out
+    assert drawn.startswith(b"<svg")
+    assert b"wss://example.com/" in drawn
+    monkeypatch.setattr(sys, "stdin", io.StringIO(saved.read_text()))
+    assert cli.main([*command, "-", option]) == 0
+    assert capfdbinary.readouterr().out == b""
+    assert Path(output).read_bytes() == drawn
+
+
+@pytest.mark.parametrize("command", [["timeline"], ["diagram", "--history"]])
+def test_what_is_no_history_is_refused(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With one sentence that names the file."""
+    wrong = tmp_path / "wrong.json"
+    wrong.write_bytes(b"\xff{}")
+    assert cli.main([*command, str(wrong)]) == 2
+    assert f"{wrong} holds no history of a tunnel" in capsys.readouterr().err
+    assert cli.main([*command, str(tmp_path / "none")]) == 2
+    assert "No such file" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdin", io.StringIO("{}"))
+    assert cli.main([*command, "-"]) == 2
+    assert "standard input holds no history" in capsys.readouterr().err
+
+
+def test_a_history_is_of_the_lifecycle(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of another machine it says nothing."""
+    assert cli.main(["diagram", "heartbeat", "--history", str(saved)]) == 2
+    assert "it says nothing of the heartbeat" in capsys.readouterr().err

@@ -1,0 +1,274 @@
+"""``tunnel status`` and ``tunnel watch``, told by a server in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import tunnel.status.server as server_module
+from tunnel import TunnelService, cli, roll
+from tunnel.commands import status_view
+from tunnel.commands.status_table import plain
+from tunnel.status import LastError, ProcessStatus, StatusServer, TunnelStatus, serve
+from tunnel.status.report import look
+from tunnel.testing import FakeClock
+
+pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs Unix sockets")
+
+RESTING = TunnelStatus(
+    number=1,
+    name="tunnel-1",
+    server_url=None,
+    state="disconnected",
+    since=None,
+    attempt=0,
+    max_attempts=10,
+    next_attempt=None,
+    queued=0,
+    max_queued=100,
+    unacknowledged=0,
+    sent=0,
+    received=0,
+    reconnections=0,
+    round_trip=None,
+    quality="unknown",
+    last_error=None,
+)
+RECOVERING = dataclasses.replace(
+    RESTING,
+    number=2,
+    name="prices",
+    state="reconnecting",
+    since=990.0,
+    attempt=3,
+    next_attempt=1007.4,
+    queued=7,
+    round_trip=0.0125,
+    quality="fair",
+    last_error=LastError("TUNNEL_001", "nobody listens there", 998.0),
+)
+
+
+def process(*tunnels: TunnelStatus) -> ProcessStatus:
+    return ProcessStatus(7, "app.py", 1000.0, tunnels)
+
+
+@pytest.fixture(autouse=True)
+def _nobody_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tunnels of other tests are not seen, nor sockets of other programs."""
+    monkeypatch.setattr(roll, "_members", type(roll._members)())
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "app.sock"
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Has the server give some answers one after the other; at the last it is closed."""
+
+    def script(server: StatusServer, *answers: ProcessStatus) -> None:
+        left = list(answers)
+
+        def next_answer(*, histories: bool) -> ProcessStatus:
+            if len(left) == 1:
+                server._is_closing = True  # the thread ends when it has sent this one
+            return left.pop(0)
+
+        monkeypatch.setattr(server_module, "look", next_answer)
+
+    return script
+
+
+class TestTable:
+    def test_a_row_says_it_all(self) -> None:
+        """Columns stand below each other; what is not known is a dash."""
+        title, head, resting, recovering = plain(process(RESTING, RECOVERING)).splitlines()
+        assert title == "app.py, process 7: 2 tunnels"
+        assert resting.split() == [
+            "tunnel-1",
+            "disconnected",
+            "-",
+            "-",
+            "0/100",
+            "-",
+            "unknown",
+            "-",
+        ]
+        assert [line.index(cell) for line, cell in ((head, "queue"), (resting, "0/100"))] == [
+            recovering.index("7/100")
+        ] * 2
+        assert " ".join(recovering.split()) == (
+            "prices reconnecting 10.0 s 3 of 10, in 7.4 s 7/100 12 ms fair "
+            "TUNNEL_001 2.0 s ago: nobody listens there"
+        )
+
+    def test_an_attempt_that_is_due_is_dialling(self) -> None:
+        """And one of no end says of no end."""
+        due = dataclasses.replace(RECOVERING, next_attempt=999.0, max_attempts=None)
+        assert "  3, dialling  " in plain(process(due))
+
+    def test_no_tunnels_are_a_sentence(self) -> None:
+        """There is no empty table."""
+        assert plain(process()) == "app.py, process 7: no tunnels"
+        assert plain(process(RESTING)).startswith("app.py, process 7: 1 tunnel\n")
+
+    def test_a_terminal_is_not_commanded(self) -> None:
+        """Control characters in what a program says are not shown."""
+        nasty = dataclasses.replace(RESTING, name="\x1b[2Jx")
+        assert "\x1b" not in plain(process(nasty))
+
+    def test_with_rich_it_is_in_colours(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """The same cells, and markup in them is only text."""
+        status_view.show(process(dataclasses.replace(RESTING, name="[bold]x")))
+        shown = capsys.readouterr().out
+        assert "[bold]x" in shown
+        assert "disconnected" in shown
+
+
+class TestStatus:
+    def test_a_program_is_shown(self, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """As a table, and as a line of JSON with the same."""
+        service = TunnelService(clock=FakeClock())
+        with serve(path):
+            assert cli.main(["status", str(path)]) == 0
+            table = capsys.readouterr().out
+            assert cli.main(["status", str(path), "--json"]) == 0
+        assert service.state.value in table
+        (tunnel,) = json.loads(capsys.readouterr().out)["tunnels"]
+        assert tunnel["state"] == service.state.value
+        assert tunnel["name"] in table
+
+    def test_without_a_path_all_programs_are_shown(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Those that have ended are named on standard error."""
+        with serve() as server:
+            with socket.socket(socket.AF_UNIX) as left:
+                left.bind(str(server.path.with_name("0.sock")))
+            assert cli.main(["status"]) == 0
+        shown = capsys.readouterr()
+        assert shown.out.endswith("no tunnels\n")
+        assert "0.sock any more: the program has ended; the file may be removed" in shown.err
+
+    @pytest.mark.parametrize("command", ["status", "watch"])
+    def test_nobody_is_a_sentence(
+        self, command: str, path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """With exit code 2, and what to do."""
+        assert cli.main([command]) == 2
+        assert f"tunnel {command}: error: no program of yours" in capsys.readouterr().err
+        assert cli.main([command, str(path)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"tunnel {command}: error: there is no {path}: the program")
+        assert error.count("\n") == 1
+
+    def test_in_a_terminal_it_is_rich(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The table is rich's when standard output is a terminal."""
+        shown: list[ProcessStatus] = []
+        monkeypatch.setattr(status_view, "show", shown.append)
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        with serve(path):
+            assert cli.main(["status", str(path)]) == 0
+        assert len(shown) == 1
+
+
+class TestWatch:
+    def test_changes_are_lines_until_the_program_ends(
+        self, path: Path, answer: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A tunnel has a line when its state, attempt or error is another, and not for numbers."""
+        with serve(path) as server:
+            busier = dataclasses.replace(RESTING, queued=5)
+            answer(server, process(RESTING), process(busier), process(RESTING, RECOVERING))
+            assert cli.main(["watch", str(path), "--every", "0.05"]) == 0
+        shown = capsys.readouterr()
+        assert shown.out.splitlines() == [
+            "1970-01-01 00:16:40 UTC  tunnel-1  disconnected  queue 0/100",
+            "1970-01-01 00:16:40 UTC  prices  reconnecting  for 10.0 s, attempt 3 of 10, in 7.4 s, "
+            "queue 7/100, round trip 12 ms, quality fair, "
+            "last error TUNNEL_001 2.0 s ago: nobody listens there",
+        ]
+        assert shown.err == f"tunnel watch: the program at {path} has ended\n"
+
+    def test_as_json_each_look_is_a_line(
+        self, answer: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Without a path it is the one program that there is."""
+        with serve() as server:
+            answer(server, process(RESTING), process(RECOVERING))
+            assert cli.main(["watch", "--json", "--every", "0.05"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [json.loads(line)["tunnels"][0]["name"] for line in lines] == ["tunnel-1", "prices"]
+
+    def test_of_several_programs_one_is_asked_for(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The sentence lists them; one that has ended is none."""
+        with serve() as server:
+            with socket.socket(socket.AF_UNIX) as left:
+                left.bind(str(server.path.with_name("0.sock")))
+            other = server.path.with_name("1.sock")
+            with socket.socket(socket.AF_UNIX) as living:
+                living.bind(str(other))
+                living.listen()
+                assert cli.main(["watch"]) == 2
+        error = capsys.readouterr().err
+        assert f"say which: {other} or {server.path}" in error
+
+    def test_in_a_terminal_it_is_drawn_anew(
+        self, path: Path, answer: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Rich redraws the table in its place."""
+        terminal = io.StringIO()
+        monkeypatch.setattr(terminal, "isatty", lambda: True)
+        monkeypatch.setattr(sys, "stdout", terminal)
+        with serve(path) as server:
+            answer(server, process(RESTING), process(RECOVERING))
+            assert cli.main(["watch", str(path), "--every", "0.05"]) == 0
+        assert "TUNNEL_001" in terminal.getvalue()
+
+    def test_a_diagram_is_kept_up_to_date(
+        self, path: Path, tmp_path: Path, answer: Callable[..., None]
+    ) -> None:
+        """A page for all tunnels, or a picture of the only one; written as a whole."""
+        service = TunnelService(clock=FakeClock())
+        seen = look(histories=True)
+        for name, begin in (("all.html", "<!DOCTYPE html>"), ("one.svg", "<svg")):
+            with serve(path) as server:
+                answer(server, seen, seen)
+                target = tmp_path / name
+                assert (
+                    cli.main(["watch", str(path), "--every", "0.05", "--diagram", str(target)]) == 0
+                )
+            text = target.read_text("utf-8")
+            assert text.startswith(begin)
+            assert service.state.value in text
+        assert not list(tmp_path.glob(".*"))
+
+    def test_a_diagram_that_cannot_be_is_a_sentence(
+        self, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Another ending is refused before anybody is asked, and a picture of none by name."""
+        assert cli.main(["watch", str(path), "--diagram", "x.png"]) == 2
+        assert "ends in .html" in capsys.readouterr().err
+        with serve(path):
+            assert cli.main(["watch", str(path), "--diagram", str(tmp_path / "x.svg")]) == 2
+        assert "shows one tunnel, and the program has 0" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("every", ["0", "nan", "soon", "1e9"])
+    def test_an_interval_has_bounds(self, every: str, capsys: pytest.CaptureFixture[str]) -> None:
+        """What is no interval is refused with its bounds."""
+        with pytest.raises(SystemExit) as end:
+            cli.main(["watch", "--every", every])
+        assert end.value.code == 2
+        assert "is no number of seconds from 0.05 to 3600" in capsys.readouterr().err
