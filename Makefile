@@ -43,6 +43,7 @@ measure: $(VENV)/.stamp-test ## figures and growth for docs/benchmarks.rst; want
 
 diagrams: $(VENV)/.stamp-test ## draw diagrams/ anew from the declarations (SVG needs Graphviz's dot)
 	@$(BIN)/python docs/draw_diagrams.py $(ARGS)
+	@$(BIN)/python docs/draw_examples.py
 
 requirements: $(VENV)/.stamp-test ## write docs/requirements.rst anew from the tests' marks
 	@$(BIN)/python docs/list_requirements.py $(ARGS)

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 from draw_diagrams import DECLARATIONS  # setup.cfg puts docs/ on the path
+from draw_examples import pictures as example_pictures
 
 from statemachine import Declaration, diagram
 
@@ -71,6 +72,13 @@ def test_every_declaration_is_drawn() -> None:
         )
     }
     assert found == set(DECLARATIONS)
+
+
+@pytest.mark.parametrize("name", ["run-diagram.svg", "run-timeline.svg"])
+def test_the_examples_are_what_would_be_drawn_now(name: str) -> None:
+    """The pictures of one tunnel in the documentation come from the code as it is."""
+    text = (ROOT / "docs" / "pictures" / name).read_text("utf-8")
+    assert text == example_pictures()[name], "stale; run: make diagrams"
 
 
 def test_nothing_else_is_in_the_folder() -> None:

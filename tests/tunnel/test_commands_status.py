@@ -16,7 +16,14 @@ import tunnel.status.server as server_module
 from tunnel import TunnelService, cli, roll
 from tunnel.commands import status_view
 from tunnel.commands.status_table import plain
-from tunnel.status import LastError, ProcessStatus, StatusServer, TunnelStatus, serve
+from tunnel.status import (
+    LastError,
+    ProcessStatus,
+    StatusClient,
+    StatusServer,
+    TunnelStatus,
+    serve,
+)
 from tunnel.status.report import look
 from tunnel.testing import FakeClock
 
@@ -272,3 +279,15 @@ class TestWatch:
             cli.main(["watch", "--every", every])
         assert end.value.code == 2
         assert "is no number of seconds from 0.05 to 3600" in capsys.readouterr().err
+
+
+def test_a_program_that_hangs_has_not_ended(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When a look is not answered in time, the command says that, with exit code 2."""
+    monkeypatch.setattr(StatusClient.__init__, "__defaults__", (0.2,))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        assert cli.main(["watch", str(path)]) == 2
+    assert "does not answer within 0.2 s" in capsys.readouterr().err

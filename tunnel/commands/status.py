@@ -27,22 +27,21 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "by calling tunnel.status.serve().",
         epilog="Exit codes: 0 done; 2 nobody could be asked, and why is said.",
     )
-    add_path(parser)
+    add_path(parser, "all programs of yours that gave none")
     parser.add_argument(
         "--json", action="store_true", help="one line of JSON for each program, for other programs"
     )
     parser.set_defaults(run=run)
 
 
-def add_path(parser: argparse.ArgumentParser) -> None:
-    """Declare which program is asked."""
+def add_path(parser: argparse.ArgumentParser, otherwise: str) -> None:
+    """Declare which program is asked, and which without that."""
     parser.add_argument(
         "path",
         nargs="?",
         type=Path,
         metavar="PATH",
-        help="the path that was given to status.serve(); without it, all programs of yours that "
-        "gave none",
+        help=f"the path that was given to status.serve(); without it, {otherwise}",
     )
 
 

@@ -26,14 +26,14 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     """Declare the command."""
     parser = commands.add_parser(
         "watch",
-        help="show the same live",
+        help="show live what the tunnels of a running program are doing",
         description="Show what the tunnels of a running program are doing, until it ends or Ctrl-C "
         "is pressed. In a terminal that is a table; otherwise a line whenever a tunnel's state, "
         "attempt or last error changes.",
         epilog="Exit codes: 0 the program has ended; 2 it could not be asked, and why is said; "
-        "130 Ctrl-C.",
+        "130 it was interrupted.",
     )
-    add_path(parser)
+    add_path(parser, "it has to be the only program of yours that gave none")
     parser.add_argument(
         "--every",
         type=_seconds,
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         The exit code: 0.
 
     Raises:
-        StatusError: The program could not be asked, at the beginning.
+        StatusError: The program could not be asked, or does not answer any more.
         ConfigurationError: There can be no such diagram.
         OSError: The diagram cannot be written.
     """
@@ -111,8 +111,8 @@ def _path(path: Path | None) -> Path:
 
 
 def _looks(client: StatusClient, every: float, *, histories: bool) -> Iterator[ProcessStatus]:
-    """What is answered, until nobody answers any more; who never did raises."""
-    from tunnel.status import StatusError
+    """What is answered, until the program has ended; one that never answered is an error."""
+    from tunnel.status import StatusEndedError
 
     yield client.ask(histories=histories)
     pause = threading.Event()
@@ -120,7 +120,7 @@ def _looks(client: StatusClient, every: float, *, histories: bool) -> Iterator[P
         pause.wait(every)
         try:
             process = client.ask(histories=histories)
-        except StatusError:
+        except StatusEndedError:
             return
         yield process
 

@@ -166,7 +166,7 @@ def _add_attempts(root: Element, axis: _Axis, history: History, y: float) -> Non
         attempt, delay = facts
         begin = event.timestamp.timestamp()
         due = min(begin + delay, axis.end)
-        x1, x2, middle = axis.x(begin), axis.x(due), y + _ROW / 2
+        x1, x2, middle = axis.x(begin), axis.x(due), y + _ROW / 2 + 4
         add(root, "line", x1=x1, x2=x2, y1=middle, y2=middle, stroke=_ATTEMPT, stroke_width=1.5)
         title = f"attempt {attempt}, after a wait of {duration(delay)}: {event.message}"
         add(root, "circle", title, cx=x2, cy=middle, r=3.5, fill=_ATTEMPT)

@@ -22,7 +22,7 @@ and takes no part in the work of the tunnels. A request is a line of JSON, and s
 from __future__ import annotations
 
 from tunnel.status.client import StatusClient, served_paths
-from tunnel.status.errors import StatusError
+from tunnel.status.errors import StatusEndedError, StatusError
 from tunnel.status.report import LastError, ProcessStatus, TunnelStatus
 from tunnel.status.server import StatusServer, serve
 
@@ -30,6 +30,7 @@ __all__ = [
     "LastError",
     "ProcessStatus",
     "StatusClient",
+    "StatusEndedError",
     "StatusError",
     "StatusServer",
     "TunnelStatus",

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from types import TracebackType
 
-from tunnel.status.errors import StatusError
+from tunnel.status.errors import StatusEndedError, StatusError
 from tunnel.status.places import default_folder
 from tunnel.status.report import ProcessStatus
 
@@ -58,7 +58,8 @@ class StatusClient:
             histories: And what each went through.
 
         Raises:
-            StatusError: The process has ended, does not answer in time, or not as it should.
+            StatusEndedError: The process has ended.
+            StatusError: It does not answer in time, or not as it should.
         """
         question = {"ask": "histories" if histories else "status"}
         try:
@@ -69,9 +70,9 @@ class StatusClient:
                 f"the program at {self.path} does not answer within {self._timeout:g} s"
             ) from error
         except OSError as error:
-            raise StatusError(self._over()) from error
+            raise StatusEndedError(self._over()) from error
         if not line:
-            raise StatusError(self._over())
+            raise StatusEndedError(self._over())
         try:
             answer = json.loads(line)
         except (ValueError, RecursionError) as error:

@@ -230,13 +230,17 @@ if hasattr(os, "register_at_fork"):
 def _listen(path: Path) -> socket.socket:
     _make_room(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    is_there = False
     try:
         listener.bind(os.fspath(path))
+        is_there = True
         path.chmod(0o600)
         listener.setblocking(False)
         listener.listen(_MAX_CLIENTS)
     except OSError as error:
         listener.close()
+        if is_there:
+            path.unlink()
         if "too long" in str(error):
             raise StatusError(
                 f"{path} is too long for a socket, which takes some 100 characters"
