@@ -12,7 +12,6 @@ row explains is no change of state, but only something that was noted.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +23,7 @@ from tunnel.tracker_snapshot import TrackerSnapshot
 
 _Type = ConnectionEventType
 _S = TunnelConnectionState
+_END = 253_402_300_800  # of the year 9999, in seconds since the Unix epoch
 _STATE_OF = {
     _Type.CONNECTING: _S.CONNECTING,
     _Type.CONNECTED: _S.CONNECTED,
@@ -166,6 +166,6 @@ def _sample(time: Any, queued: Any, round_trip: Any) -> Sample:
 
 
 def _moment(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < _END:
         raise ValueError(f"{value!r} is no number of seconds")
     return float(value)

@@ -192,6 +192,26 @@ def test_a_terminal_gets_the_live_view(
     assert "Nothing was lost, doubled or reordered." in terminal.getvalue()
 
 
+def test_the_run_is_drawn(brief: Callable[..., None], tmp_path: Path) -> None:
+    """The timeline has the loss, the way back and the queue."""
+    brief("reset")
+    picture = tmp_path / "demo.svg"
+    assert main(["demo", "--timeline", str(picture)]) == 0
+    drawn = picture.read_text("utf-8")
+    for text in ("lost while connected", "attempt 1, after", ">queue<", "1 loss"):
+        assert text in drawn
+
+
+def test_a_picture_that_cannot_be_written_is_no_surprise_at_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The demo does not even begin."""
+    assert main(["demo", "--timeline", str(tmp_path / "no" / "demo.svg")]) == 2
+    out, errors = capsys.readouterr()
+    assert out == ""
+    assert "No such file or directory" in errors
+
+
 def test_a_tunnel_that_stays_away_is_told(
     brief: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,

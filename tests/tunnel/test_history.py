@@ -102,6 +102,9 @@ def test_a_history_survives_json() -> None:
         ({"steps": 5}, "damaged"),
         ({"samples": [[1.0, -1, None]]}, "no length of a queue"),
         ({"samples": [["x", 1, None]]}, "no number of seconds"),
+        ({"samples": [[1e300, 1, None]]}, "no number of seconds"),
+        ({"samples": [[float("nan"), 1, None]]}, "no number of seconds"),
+        ({"samples": [[1.0, 1, -0.1]]}, "no number of seconds"),
         ({"version": 99}, "version"),
     ],
 )

@@ -241,3 +241,20 @@ def test_durations_in_words(seconds: float, text: str) -> None:
 def test_round_trips_in_words(seconds: float, text: str) -> None:
     """Milliseconds, until they are seconds."""
     assert round_trip(seconds) == text
+
+
+def test_what_xml_cannot_hold_is_left_out() -> None:
+    """Control characters in an address or in a sentence do not spoil the picture."""
+    data = json.loads(history_of("connect", "opened").to_json())
+    data["connection"]["server_url"] = "ws://a\x00\x1b.example/"
+    data["events"] = [
+        {
+            "type": "reconnecting",
+            "timestamp": "1970-01-01T00:17:00+00:00",
+            "message": "\x07 <b>",
+            "metadata": {"attempt": 1, "delay": 1.0},
+        }
+    ]
+    history = History.from_json(json.dumps(data))
+    for draw in (draw_diagram, draw_timeline):
+        ElementTree.fromstring(draw(history))

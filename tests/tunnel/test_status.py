@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import selectors
 import socket
 import stat
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loguru import logger
 
 import tunnel.status.client as client_module
 import tunnel.status.server as server_module
@@ -94,6 +96,27 @@ class TestReport:
         assert status.name == f"tunnel-{status.number}"
         assert status.state == service.state.value
         assert status.since is status.server_url is status.last_error is status.round_trip is None
+
+    def test_a_tunnel_whose_observer_hangs_can_be_looked_at(self) -> None:
+        """In the midst of a change of state no lock is held that the look would wait for."""
+        clock = FakeClock()
+        seen: list[str] = []
+
+        def on_state_change(record: object) -> None:
+            looking = threading.Thread(target=lambda: seen.append(look().tunnels[0].state))
+            looking.start()
+            looking.join(10.0)  # as long as this observer hangs
+
+        service = TunnelService(
+            clock=clock,
+            new_transport=ScriptedTransport(clock),
+            on_state_change=on_state_change,
+        )
+        service.connect("ws://example.com/")
+        service.subscribe(on_state_change)
+        service.disconnect()
+        assert seen[:2] == ["connecting", "connected"]
+        assert seen[-1] == "disconnected"
 
     def test_it_survives_json(self) -> None:
         """What a client reads is what the process has said, its histories included."""
@@ -365,3 +388,56 @@ class TestAsking:
     def test_why_one_cannot_connect(self, path: Path, error: OSError, text: str) -> None:
         """Each reason has its sentence."""
         assert text in client_module._why_not(path, error, 5.0)
+
+
+class TestTrouble:
+    def test_a_want_of_descriptors_passes(self, served: Path) -> None:
+        """Who cannot be accepted is logged, and the thread goes on a moment later."""
+
+        class Full:
+            def accept(self) -> None:
+                raise OSError(24, "Too many open files")
+
+        server = server_module._serving
+        assert server is not None
+        listener = server._listener
+        server._listener = Full()  # type: ignore[assignment]
+        messages: list[str] = []
+        handler = logger.add(messages.append, format="{message}")
+        logger.enable("tunnel")
+        try:
+            server._accept(selectors.SelectSelector())
+        finally:
+            logger.disable("tunnel")
+            logger.remove(handler)
+            server._listener = listener
+        assert "cannot be answered: [Errno 24] Too many open files" in messages[0]
+        with StatusClient(served) as client:
+            client.ask()
+
+    def test_a_bug_leaves_nothing_behind(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """When the thread ends before its time, it takes file and socket with it."""
+
+        def fail() -> None:
+            raise RuntimeError("bug")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(selectors, "PollSelector", fail)
+            server = serve(path)
+            server._thread.join(10.0)
+        assert not path.exists()
+        server.close()
+
+    def test_a_socket_that_cannot_be_made_private_is_not_made(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No file is left that others might connect to."""
+
+        def refuse(self: Path, mode: int) -> None:
+            raise OSError(1, "Operation not permitted")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "chmod", refuse)
+            with pytest.raises(StatusError, match="Operation not permitted"):
+                serve(path)
+        assert not path.exists()

@@ -58,7 +58,7 @@ def add(parent: Element, tag: str, title: str = "", **attributes: object) -> Ele
         },
     )
     if title:
-        ElementTree.SubElement(element, name("title")).text = title
+        ElementTree.SubElement(element, name("title")).text = printable(title)
     return element
 
 
