@@ -24,6 +24,7 @@ def test_the_end_of_a_program_closes_the_socket(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.fault("status-after-fork")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_does_not_serve_for_its_parent(tmp_path: Path) -> None:
     """It has no thread and no tunnel of it, may serve its own, and leaves the parent's as it is."""

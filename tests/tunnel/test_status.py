@@ -160,6 +160,7 @@ class TestServing:
                     first.ask()
         assert not path.exists()
 
+    @pytest.mark.fault("status-strangers")
     def test_only_its_user_can_connect(self, path: Path) -> None:
         """The file is its owner's alone, whatever the umask is."""
         before = os.umask(0)
@@ -194,6 +195,7 @@ class TestServing:
         with pytest.raises(StatusError, match="not a folder of yours alone"):
             serve()
 
+    @pytest.mark.fault("status-left-behind")
     def test_what_a_killed_program_left_behind_is_replaced(self, path: Path) -> None:
         """A socket on which nobody listens is no obstacle."""
         with socket.socket(socket.AF_UNIX) as left:
@@ -203,6 +205,7 @@ class TestServing:
         with serve(path), StatusClient(path) as client:
             assert client.ask().tunnels == ()
 
+    @pytest.mark.fault("status-left-behind")
     def test_what_is_not_ours_is_left_alone(self, path: Path) -> None:
         """Neither another file nor a socket that somebody serves is touched."""
         path.write_text("precious")
@@ -286,6 +289,7 @@ def raw(path: Path) -> socket.socket:
     return sock
 
 
+@pytest.mark.fault("status-strangers")
 class TestStrangers:
     @pytest.mark.parametrize("line", [b"what?", b"[]", b'{"ask": "tokens"}', b"[" * 900])
     def test_nonsense_is_answered_with_a_sentence(self, line: bytes, served: Path) -> None:
