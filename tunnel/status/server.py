@@ -38,8 +38,32 @@ class _Client:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.asked = b""  # not yet a whole line
+        self.asked = b""  # not yet answered
         self.unsent = b""
+
+    def read(self) -> None:
+        """Take what has come.
+
+        Raises:
+            OSError: That was the end, or more than anybody has to ask.
+        """
+        chunk = self.sock.recv(_MAX_REQUEST)
+        self.asked += chunk
+        if not chunk or len(self.asked.rpartition(b"\n")[2]) > _MAX_REQUEST:
+            raise ConnectionAbortedError
+
+    def talk(self) -> None:
+        """Answer line by line, each when the answer before it is out.
+
+        Raises:
+            BlockingIOError: It does not read what it has asked for; the rest is for later.
+            OSError: It is gone.
+        """
+        while self.unsent or b"\n" in self.asked:
+            if not self.unsent:
+                line, _, self.asked = self.asked.partition(b"\n")
+                self.unsent = _answer(line)
+            self.unsent = self.unsent[self.sock.send(self.unsent) :]
 
 
 class StatusServer:
@@ -153,9 +177,8 @@ class StatusServer:
     def _serve(self, selector: selectors.BaseSelector, client: _Client, events: int) -> None:
         try:
             if events & selectors.EVENT_READ:
-                self._read(client)
-            if client.unsent:
-                client.unsent = client.unsent[client.sock.send(client.unsent) :]
+                client.read()
+            client.talk()
         except BlockingIOError:
             pass
         except OSError:  # gone, or to be gone: it asks for more than there is
@@ -165,13 +188,6 @@ class StatusServer:
             return
         wanted = selectors.EVENT_WRITE if client.unsent else selectors.EVENT_READ
         selector.modify(client.sock, wanted)
-
-    def _read(self, client: _Client) -> None:
-        chunk = client.sock.recv(_MAX_REQUEST)
-        *lines, client.asked = (client.asked + chunk).split(b"\n")
-        client.unsent = b"".join(map(_answer, lines))
-        if not chunk or len(client.asked) > _MAX_REQUEST:
-            raise ConnectionAbortedError
 
 
 def serve(path: str | os.PathLike[str] | None = None) -> StatusServer:
