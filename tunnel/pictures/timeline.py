@@ -151,7 +151,7 @@ def _add_row(root: Element, axis: _Axis, state: str, spans: Sequence[_Span], y: 
         if width <= 4:
             shape["stroke"] = "none"
         add(root, "rect", title, x=x, y=y + 3, width=width, height=_ROW - 6, rx=2, **shape)
-        if width > 8 * len(lasted):
+        if width > 6 * len(lasted):
             write(root, x + width / 2, y + 16, lasted, size=10, text_anchor="middle")
 
 
