@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 from tunnel.commands import connect, diagnose, diagram, status, timeline, watch
 from tunnel.errors import TunnelError
