@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -16,7 +16,7 @@ from tunnel.commands.connect_input import (
     InputReader,
     LineSplitter,
 )
-from tunnel.errors import InvalidStateError
+from tunnel.errors import InvalidStateError, MessageTooBigError
 from tunnel.outbox import Message
 
 TIMEOUT = 20.0
@@ -80,15 +80,20 @@ class Pipe:
         self.arrived = threading.Event()
         self.may_go_on = threading.Event()
         self.may_go_on.set()
+        self.room = 1000
         self.refusal: Exception | None = None
         self.input = InputReader(self.reader, LineSplitter(100), self._send, self.ended.set)
 
-    def _send(self, message: Message) -> None:
+    def _send(self, messages: Sequence[Message]) -> int:
         self.arrived.set()
         assert self.may_go_on.wait(TIMEOUT)
         if self.refusal is not None:
             raise self.refusal
-        self.sent.append(message)
+        if any(len(message) > 5 for message in messages):
+            raise MessageTooBigError("too big")
+        accepted = messages[: self.room]
+        self.sent += accepted
+        return len(accepted)
 
     def write(self, data: bytes) -> None:
         os.write(self.writer, data)
@@ -165,6 +170,19 @@ def test_a_refused_message_ends_reading(pipe: Pipe) -> None:
     assert pipe.input.stop(TIMEOUT)
     assert pipe.input.error is pipe.refusal
     assert (pipe.input.sent, pipe.input.held) == (0, 2)
+
+
+def test_what_is_accepted_in_part_is_sent_in_order(pipe: Pipe) -> None:
+    """The others follow; and what stands before a message that is too big is sent."""
+    pipe.room = 3
+    lines = [str(number) for number in range(250)]
+    pipe.write(("\n".join(lines) + "\ntoo big\nmore\n").encode())
+    pipe.input.start()
+    assert pipe.ended.wait(TIMEOUT)
+    assert pipe.input.stop(TIMEOUT)
+    assert pipe.sent == lines
+    assert isinstance(pipe.input.error, MessageTooBigError)
+    assert (pipe.input.sent, pipe.input.held) == (250, 2)
 
 
 def test_what_stands_before_a_mistake_is_sent(pipe: Pipe) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -227,13 +227,14 @@ class Conversation:
 
     # Other threads
 
-    def _send(self, message: Message) -> None:
-        """Wait for room, however long it takes, unless it is over."""
+    def _send(self, messages: Sequence[Message]) -> int:
+        """Wait for room, however long it takes, unless it is over; how many were accepted."""
         while True:
             try:
-                self._service.send(message, timeout=_PATIENCE)
-                return
-            except QueueFullError:
+                return self._service.send_many(messages, timeout=_PATIENCE)
+            except QueueFullError as error:
+                if error.accepted:
+                    return error.accepted
                 if self._is_ended:
                     raise
 

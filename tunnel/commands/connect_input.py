@@ -11,14 +11,19 @@ import os
 import select
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
-from tunnel.errors import TunnelError
+from tunnel.errors import MessageTooBigError, TunnelError
 from tunnel.outbox import Message
 from tunnel.waker import Waker
 
 CHUNK = 64 * 1024
 """Bytes read at once, and so the longest message of ``--binary``."""
+
+
+_BATCH = 100
+"""Messages that are sent together; so few that they are checked together, before any is sent."""
 
 
 class InputError(Exception):
@@ -98,7 +103,8 @@ class InputReader:
     Args:
         descriptor: Of standard input.
         splitter: Makes messages of bytes.
-        send: Called with each message; it may wait.
+        send: Called with messages, and returns how many it accepted; it may wait. It accepts none
+            if one of them is too big.
         on_end: Called at the end, in the thread that reads.
 
     Attributes:
@@ -110,7 +116,7 @@ class InputReader:
         self,
         descriptor: int,
         splitter: LineSplitter | ByteSplitter,
-        send: Callable[[Message], object],
+        send: Callable[[Sequence[Message]], int],
         on_end: Callable[[], object],
     ) -> None:
         self._descriptor = descriptor
@@ -170,6 +176,16 @@ class InputReader:
             select.select(sources, [], [])
         return not self._waker.event.is_set()
 
+    def _send_some(self) -> int:
+        """Many with one write. If one of them is refused, those before it one by one."""
+        some = list(islice(self._held, _BATCH))
+        try:
+            return self._send(some)
+        except MessageTooBigError:
+            if len(some) == 1:
+                raise
+            return self._send(some[:1])
+
     def _send_all(self, messages: Iterable[Message]) -> None:
         """Send them, as far as they can be; what comes before a mistake is sent."""
         mistake = None
@@ -179,8 +195,9 @@ class InputReader:
         except InputError as error:
             mistake = error
         while self._held:
-            self._send(self._held[0])
-            self._held.popleft()
-            self.sent += 1
+            accepted = self._send_some()
+            for _ in range(accepted):
+                self._held.popleft()
+            self.sent += accepted
         if mistake is not None:
             raise mistake
