@@ -146,6 +146,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "tunnel.handshake_errors",
                 "tunnel.interruptible",
                 "tunnel.lifecycle",
+                "tunnel.log_context",
                 "tunnel.log_line",
                 "tunnel.proxy_errors",
                 "tunnel.request_frames",

@@ -33,6 +33,7 @@ from loguru import logger
 from statemachine import Declaration, Record, StateMachine, Transition
 from tunnel.clock import SYSTEM_CLOCK, Clock
 from tunnel.errors import CircuitOpenError, ConfigurationError
+from tunnel.log_context import LogContext
 
 _TRIAL_HINT = 1.0
 """Seconds after which to ask again while a trial is under way: nobody knows how long it takes."""
@@ -231,6 +232,7 @@ class CircuitBreaker:
         failure_threshold: Failures in a row that open the circuit (requirement 5.7).
         reset_timeout: Seconds after which an open circuit lets a call try again (requirement 5.8).
         clock: The source of time; None: the system's.
+        log_context: What its log lines carry; None: nothing.
 
     Raises:
         ConfigurationError: `failure_threshold` is less than 1, or `reset_timeout` is not finite or
@@ -244,8 +246,10 @@ class CircuitBreaker:
         reset_timeout: float = 60.0,
         *,
         clock: Clock | None = None,
+        log_context: LogContext | None = None,
     ) -> None:
         self._clock: Clock = SYSTEM_CLOCK if clock is None else clock
+        self._log_context = LogContext() if log_context is None else log_context
         self._lock = threading.Lock()  # guards all below, with the machine; nobody is told under it
         self._circuit = Circuit(failure_threshold, reset_timeout, time=self._clock.time)
         self._subscribers: tuple[tuple[Callable[[Record], object]], ...] = ()
@@ -328,7 +332,7 @@ class CircuitBreaker:
                 record, subscribers = self._untold.pop(0), self._subscribers
             try:
                 level = "WARNING" if record.dest == _S.OPEN else "INFO"
-                logger.log(
+                self._log_context.logger.log(
                     level, "circuit {} -> {}: {}", record.source, record.dest, record.trigger
                 )
                 for (callback,) in subscribers:

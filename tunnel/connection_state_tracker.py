@@ -21,8 +21,9 @@ entered            coming from         event
 The ``RECONNECTING`` of the change itself has attempt 0: nothing is counted down yet. A recovery
 fires it with ``quiet=True`` and records one event for each attempt instead.
 
-An event's metadata has under ``error`` all that is known of the error which caused it
-(`TunnelError.to_dict`).
+While there is a connection, an event has its id and that of its last dial
+(`TunnelConnection.dial_id`). An event's metadata has under ``error`` all that is known of the error
+which caused it (`TunnelError.to_dict`).
 """
 
 from __future__ import annotations
@@ -202,6 +203,7 @@ class ConnectionStateTracker(EffectiveModel):
             old = self._connection
             if old is not None and self.state in (_State.CONNECTED, _State.RECONNECTING):
                 new.connected_at, new.last_activity_at = old.connected_at, old.last_activity_at
+                new.dials = old.dials
             new.state, new.reconnect_attempts = self.state, self._attempts
             self._connection = new
             try:
@@ -242,6 +244,14 @@ class ConnectionStateTracker(EffectiveModel):
                 reason = f"no row of the lifecycle leads from there to {wanted.value!r}"
                 raise InvalidTransition(present.value, f"update_state({wanted.value!r})", reason)
             self.fire(trigger, manual=True, message=message, metadata=metadata)
+
+    def begin_dial(self) -> None:
+        """Note that the connection is dialled, once more or for the first time.
+
+        From now on events carry the id of this dial. Without a connection it does nothing.
+        """
+        if self._connection is not None:
+            self._connection.dials += 1
 
     def touch(self) -> None:
         """Note that something was heard from the peer just now. Cheap; from any thread."""
@@ -287,7 +297,9 @@ class ConnectionStateTracker(EffectiveModel):
         Raises:
             TypeError, ValueError: As for `ConnectionEvent`; nothing was recorded.
         """
-        self.record_event(ConnectionEvent(type, self._now(), message, metadata or {}))
+        connection = self._connection
+        ids = (None, None) if connection is None else (connection.id, connection.dial_id)
+        self.record_event(ConnectionEvent(type, self._now(), message, metadata or {}, *ids))
 
     def record_error(self, error: Exception) -> None:
         """Record an error, with all that is known of it in the metadata under ``error``."""

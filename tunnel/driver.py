@@ -48,6 +48,7 @@ from tunnel.errors import (
 from tunnel.events import ConnectionEventType
 from tunnel.lifecycle import TunnelConnectionState, TunnelTrigger
 from tunnel.link import Link, LinkEnd
+from tunnel.log_context import LogContext
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.network_follower import NetworkFollower, ObservedChange
 from tunnel.network_watch import NetworkWatch, watch_of
@@ -98,6 +99,7 @@ class Driver(StateEffects):
         on_answer: Called with each answer to a request; see `SessionChannel`.
         on_start: Called when the tunnel's thread begins, perhaps to work on a connection.
         on_rest: Called when nobody works on a connection any more.
+        log_context: Is told the ids that log lines carry; None: one of its own.
         watch: Says when the machine's network changes; None: the one that goes with the clock.
 
     Attributes:
@@ -127,6 +129,7 @@ class Driver(StateEffects):
         "_is_asked_to_wait",
         "_keeper",
         "_lane",
+        "_log_context",
         "_manager",
         "_metrics",
         "_network",
@@ -170,8 +173,10 @@ class Driver(StateEffects):
         on_answer: Callable[[Parcel], None],
         on_start: Callable[[], None],
         on_rest: Callable[[], None],
+        log_context: LogContext | None = None,
         watch: NetworkWatch | None = None,
     ) -> None:
+        self._log_context = LogContext() if log_context is None else log_context
         self._queue = queue
         self._delivery = delivery
         self._lane = lane
@@ -191,10 +196,11 @@ class Driver(StateEffects):
             on_settled=self._note_settled,
             on_retry=waker.wake,
             clock=clock,
+            log_context=self._log_context,
         )
         self._keeper = SessionKeeper(queue, self.channel, delivery, clock)
         self._handshake: SessionHandshake | None = None  # of the transport that is opened
-        self.worker = Worker(self, clock, waker, on_start)
+        self.worker = Worker(self, clock, waker, on_start, self._log_context.within)
         self.tracker = ConnectionStateTracker(config.max_event_history, clock=clock, effects=self)
         self.link: Link | None = None
         self.is_closing = False
@@ -214,7 +220,9 @@ class Driver(StateEffects):
         self._has_asked = False  # the peer of a session, to acknowledge before the end
         self._offline = False  # the application has said so; guarded by the lock
         self._is_asked_to_wait = False  # by the server, when the last dial failed
-        self._network = NetworkFollower(self.post, clock, watch or watch_of(clock))
+        self._network = NetworkFollower(
+            self.post, clock, watch or watch_of(clock), self._log_context
+        )
         self._attempt: ReconnectionAttempt | None = None
         self.configure(config)
         self.recovery = self._make_recovery()
@@ -267,9 +275,9 @@ class Driver(StateEffects):
         self.last_error = None
         target = request.target
         self._keeper.head_for(target.url.redacted, self.config)
-        self.tracker.initialize_connection(
-            os.urandom(16).hex(), target.user_id, target.url.redacted
-        )
+        id = os.urandom(16).hex()
+        self._log_context.name(id, None)
+        self.tracker.initialize_connection(id, target.user_id, target.url.redacted)
 
     def _has_begun(self, connect: Connect) -> bool:
         """Whether it is the one that is, or was last, worked on. From any thread."""
@@ -518,6 +526,10 @@ class Driver(StateEffects):
     def _dial(self) -> Transport:
         """Dial, and remember why that failed."""
         self._hurry = self._is_asked_to_wait = False  # this is the dial that was wanted
+        self.tracker.begin_dial()
+        connection = self.tracker.connection
+        assert connection is not None
+        self._log_context.name(connection.id, connection.dial_id)
         try:
             return self._open()
         except DialInterrupted:
@@ -763,6 +775,7 @@ class Driver(StateEffects):
             on_activity=self.tracker.touch,
             channel=self.channel if self._handshake is not None else None,
             handshake=self._handshake,
+            log_context=self._log_context,
         )
         self._network.connected(self._opened)
         self._opened = self._handshake = None

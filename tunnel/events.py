@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from enum import Enum
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any
 
 _MAX_DEPTH = 100  # of metadata; deeper nesting is taken for a circle
+_IDS = ("connection_id", "dial_id")
 
 
 class ConnectionEventType(str, Enum):
@@ -44,10 +45,13 @@ class ConnectionEvent:
         message: A sentence for people.
         metadata: Facts for programs: what JSON can hold, under string keys. It is copied (tuples
             become lists, as they would on the way through JSON), and cannot be changed afterwards.
+        connection_id: The connection that it happened to, if there was one.
+        dial_id: The dial of it that had begun last, and so the link that it made; None before the
+            first.
 
     Raises:
-        TypeError: The message is no string, or the metadata holds what JSON cannot; the text names
-            the key.
+        TypeError: The message or an id is no string, or the metadata holds what JSON cannot; the
+            text names the key.
         ValueError: The type is unknown, the timestamp naive, or the metadata holds a number that
             JSON cannot (NaN, infinity) or a circle.
     """
@@ -56,23 +60,30 @@ class ConnectionEvent:
     timestamp: datetime
     message: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    connection_id: str | None = None
+    dial_id: str | None = None
 
     def __post_init__(self) -> None:
         if self.timestamp.tzinfo is None:
             raise ValueError("an event's timestamp has to be aware: give it a tzinfo")
         if not isinstance(self.message, str):
             raise TypeError(f"an event's message is a str, not {self.message!r}")
+        for name in _IDS:
+            if not isinstance(getattr(self, name), (str, NoneType)):
+                raise TypeError(f"an event's {name} is a str, not {getattr(self, name)!r}")
         object.__setattr__(self, "type", ConnectionEventType(self.type))
         object.__setattr__(self, "timestamp", self.timestamp.astimezone(timezone.utc))
         object.__setattr__(self, "metadata", MappingProxyType(checked_metadata(self.metadata)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it, ready for JSON; a copy that may be changed."""
+        """Return all of it, ready for JSON; a copy that may be changed. Without ids of None."""
+        ids = {name: getattr(self, name) for name in _IDS}
         return {
             "type": self.type.value,
             "timestamp": self.timestamp.isoformat(),
             "message": self.message,
             "metadata": checked_metadata(self.metadata),
+            **{name: id for name, id in ids.items() if id is not None},
         }
 
     @classmethod
@@ -88,13 +99,15 @@ class ConnectionEvent:
                 datetime.fromisoformat(data["timestamp"]),
                 data["message"],
                 data["metadata"],
+                *(data.get(name) for name in _IDS),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as exc:
             raise ValueError(f"this is not an event: {exc!r}") from exc
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A mapping proxy can neither be pickled nor copied; a dict can.
-        return type(self), (self.type, self.timestamp, self.message, dict(self.metadata))
+        ids = self.connection_id, self.dial_id
+        return type(self), (self.type, self.timestamp, self.message, dict(self.metadata), *ids)
 
 
 def checked_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:

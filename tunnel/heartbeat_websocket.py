@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from ssl import SSLContext
@@ -25,6 +26,7 @@ from tunnel.errors import (
 from tunnel.exits import disconnect_at_exit
 from tunnel.forks import disown, is_inherited, register
 from tunnel.link import Link
+from tunnel.log_context import LogContext
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.outbox import Message
 from tunnel.request_queue import RequestPriority, RequestQueue
@@ -215,7 +217,9 @@ class _Watch:
         self._clock = clock
         self._on_connection_lost = on_connection_lost
         self._on_log = on_log
-        self.worker = Worker(self, clock, transport.waker)
+        self._log_context = LogContext()
+        self._log_context.name(id := os.urandom(16).hex(), f"{id}-1")
+        self.worker = Worker(self, clock, transport.waker, within=self._log_context.within)
         self.config = config
         self.link: Link | None = None
         self._lock = threading.Lock()  # guards the beginning, and the two below
@@ -264,6 +268,7 @@ class _Watch:
             clock=self._clock,
             waker=self._transport.waker,
             on_activity=lambda: None,
+            log_context=self._log_context,
         )
         self.link.open_queue()
         self._log("connected")
@@ -357,7 +362,7 @@ class _Watch:
                 logger.exception("on_connection_lost raised")
 
     def _log(self, line: str) -> None:
-        logger.info("{}", line)
+        self._log_context.logger.info("{}", line)
         if self._on_log is not None:
             try:
                 self._on_log(line)

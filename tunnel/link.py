@@ -36,6 +36,7 @@ from tunnel.frames import (
     ProtocolViolation,
 )
 from tunnel.interruptible import Event
+from tunnel.log_context import LogContext
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.outbox import Message, Outbox
 from tunnel.request_queue import RequestQueue
@@ -109,6 +110,7 @@ class Link:
         on_activity: Called for each chunk that was read.
         channel: Numbers and keeps messages, with a peer that can resume; None: a plain peer.
         handshake: Has opened the session; None with a plain peer.
+        log_context: What the heartbeat's log lines carry; None: nothing.
 
     Attributes:
         writer: Writes on this connection.
@@ -161,6 +163,7 @@ class Link:
         on_activity: Callable[[], None],
         channel: SessionChannel | None = None,
         handshake: SessionHandshake | None = None,
+        log_context: LogContext | None = None,
     ) -> None:
         self._transport = transport
         self._delivery = delivery
@@ -199,7 +202,7 @@ class Link:
         self._challenges: list[tuple[Probe, TimerHandle]] = []
         self._probes: dict[bytes, Probe] = {}
         self._disposed = False  # set before the probes are looked through
-        self.heartbeat = self._start_heartbeat(config)
+        self.heartbeat = self._start_heartbeat(config, log_context)
 
     def _make_writer(self, queue: RequestQueue) -> Writer:
         channel, sent = self._channel, self._metrics.record_messages_sent
@@ -612,7 +615,9 @@ class Link:
 
     # The watch
 
-    def _start_heartbeat(self, config: TunnelConfig) -> WebSocketHeartbeat | None:
+    def _start_heartbeat(
+        self, config: TunnelConfig, log_context: LogContext | None
+    ) -> WebSocketHeartbeat | None:
         if config.ping_interval is None:
             return None
         heartbeat = WebSocketHeartbeat(
@@ -622,6 +627,7 @@ class Link:
             mode=config.ping_mode,
             on_connection_lost=self._suspect,
             clock=self._clock,
+            log_context=log_context,
         )
         heartbeat.start()
         return heartbeat

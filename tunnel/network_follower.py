@@ -14,10 +14,9 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from loguru import logger
-
 from tunnel.clock import Clock
 from tunnel.errors import ResourceExhaustedError
+from tunnel.log_context import LogContext
 from tunnel.network_outlook import NetworkOutlook, Verdict
 from tunnel.network_routes import RouteTable
 from tunnel.network_watch import NetworkWatch
@@ -56,11 +55,17 @@ class NetworkFollower:
         post: Takes what is to be told to the tunnel's thread. Called without a lock.
         clock: The source of time.
         watch: Says when to look; None: nothing is watched, and every method does nothing.
+        log_context: What its log lines carry; None: nothing.
     """
 
     def __init__(
-        self, post: Callable[[ObservedChange], object], clock: Clock, watch: NetworkWatch | None
+        self,
+        post: Callable[[ObservedChange], object],
+        clock: Clock,
+        watch: NetworkWatch | None,
+        log_context: LogContext | None = None,
     ) -> None:
+        self._log_context = LogContext() if log_context is None else log_context
         self._post = post
         self._clock = clock
         self._watch = watch
@@ -147,4 +152,4 @@ class NetworkFollower:
         try:
             self._post(change)
         except ResourceExhaustedError as error:  # there is no thread to act, and none to be had
-            logger.warning("a change of the network was not acted on: {}", error)
+            self._log_context.logger.warning("a change of the network was not acted on: {}", error)

@@ -44,14 +44,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
-from loguru import logger
-
 from tunnel.arguments import checked_limit
 from tunnel.circuit_breaker import CircuitBreaker, Permit
 from tunnel.clock import Clock
 from tunnel.errors import PayloadTypeError, RequestTimeoutError, SessionLostError, TunnelError
 from tunnel.frames import encode_text
 from tunnel.interruptible import Outcome
+from tunnel.log_context import LogContext
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.request_frames import (
     MalformedRequest,
@@ -185,6 +184,7 @@ class PendingRequests:
         cancel: Called with the CANCEL of a REQUEST that may have been sent. Must not wait either.
         default_timeout: Asked for the seconds that a request gets which does not say so itself.
         rng: Where the first number of a request comes from; None: the system's random source.
+        log_context: What its log lines carry; None: nothing.
     """
 
     def __init__(
@@ -198,7 +198,9 @@ class PendingRequests:
         cancel: Callable[[Parcel], object],
         default_timeout: Callable[[], float],
         rng: random.Random | None = None,
+        log_context: LogContext | None = None,
     ) -> None:
+        self._log_context = LogContext() if log_context is None else log_context
         self._clock = clock
         self._timers = timers_of(clock)
         self._metrics = metrics
@@ -406,7 +408,7 @@ class PendingRequests:
             try:
                 self._cancel(cancel)
             except Exception as error:  # then the peer works in vain, and its answer is late
-                logger.debug("a request's cancellation was not sent: {}", error)
+                self._log_context.logger.debug("a request's cancellation was not sent: {}", error)
 
     def _take_back(self, requests: Sequence[Pending]) -> list[Pending]:
         """Have requests not sent, as far as they were not. Returns the others."""
@@ -417,7 +419,7 @@ class PendingRequests:
         try:
             unsent = set(map(id, self._discard(parcels)))
         except Exception as error:  # they stay, and use up numbers at the most
-            logger.debug("requests that nobody wants are still queued: {}", error)
+            self._log_context.logger.debug("requests that nobody wants are still queued: {}", error)
             return sent
         # An interrupted writer may have claimed what is in the queue again.
         return [request for request in sent if id(request.parcel) not in unsent]

@@ -52,6 +52,7 @@ from tunnel.exits import disconnect_at_exit
 from tunnel.forks import disown, is_inherited, register
 from tunnel.interruptible import Event
 from tunnel.lifecycle import TunnelConnectionState
+from tunnel.log_context import LogContext
 from tunnel.metrics_collector import MetricsCollector, TunnelHealthMetrics
 from tunnel.outbox import Message
 from tunnel.pending_requests import PendingRequests
@@ -183,14 +184,16 @@ class TunnelService:
                 )
         self._queue = request_queue
         self._metrics = MetricsCollector(clock=self._clock)
+        log_context = LogContext()
         self._requests = PendingRequests(
             clock=self._clock,
             metrics=self._metrics,
-            breaker=CircuitBreaker(clock=self._clock),
+            breaker=CircuitBreaker(clock=self._clock, log_context=log_context),
             post=self._post_parcel,
             discard=self._queue.discard,
             cancel=self._cancel_request,
             default_timeout=lambda: self.config.request_timeout,
+            log_context=log_context,
         )
         waker = self._waker = Waker()
         delivery: Delivery
@@ -218,6 +221,7 @@ class TunnelService:
             on_answer=self._guarded(self._requests.answered),
             on_start=self._start,
             on_rest=self._rest,
+            log_context=log_context,
         )
         self._sender = Sender(self._driver, self._queue, self._clock)
         self._queue.bind(self._sender.check, self._signal_soon)
@@ -872,9 +876,13 @@ class TunnelService:
         if logger.level(level).no < logger.level(self.config.log_level).no:
             return
         connection = self.tracker.connection
-        logger.bind(connection_id=connection.id if connection is not None else None).log(
-            level, "{}: {}", event.type.value, event.message
-        )
+        logger.bind(
+            event=event.type.value,
+            connection_id=event.connection_id,
+            dial_id=event.dial_id,
+            server_url=connection.server_url if connection is not None else None,
+            metadata=event.to_dict()["metadata"],
+        ).log(level, "{}: {}", event.type.value, event.message)
 
 
 @raises_bare

@@ -14,11 +14,10 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import takewhile
 from typing import Any, cast
 
-from loguru import logger
-
 from tunnel.clock import SYSTEM_CLOCK, Clock
 from tunnel.errors import QueueStorageError
 from tunnel.interruptible import Condition
+from tunnel.log_context import LogContext
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.outbox import Message
 from tunnel.request_queue import RequestPriority, RequestQueue
@@ -46,6 +45,7 @@ class SessionChannel:
         on_settled: Called when nothing is unacknowledged any more, by the reading thread.
         on_retry: Called when it is time to write again, after the queue's file could not be.
         clock: Measures the time until then.
+        log_context: What its log lines carry; None: nothing.
 
     Attributes:
         session: The present session; None while there is none.
@@ -64,8 +64,10 @@ class SessionChannel:
         on_settled: Callable[[], None],
         on_retry: Callable[[], None] = lambda: None,
         clock: Clock = SYSTEM_CLOCK,
+        log_context: LogContext | None = None,
     ) -> None:
         self._clock = clock
+        self._log_context = LogContext() if log_context is None else log_context
         self._on_retry = on_retry
         self._retry_at: float | None = None  # numbers could not be written down; not before this
         self._queue = queue
@@ -119,7 +121,8 @@ class SessionChannel:
         try:
             self._queue.put_back(loss.unwritten, loss.unwritten_numbers)
         except Exception as error:
-            logger.error("what was never written cannot return to the queue: {}", error)
+            log = self._log_context.logger
+            log.error("what was never written cannot return to the queue: {}", error)
             loss.unacknowledged += loss.unwritten
             loss.unwritten, loss.unwritten_numbers = [], []
         finally:
@@ -224,7 +227,9 @@ class SessionChannel:
     def _put_off(self, error: QueueStorageError) -> None:
         """Numbers cannot be written down, as on a full disk: nothing goes out for a while."""
         self._before_take = None  # nothing was taken
-        logger.error("messages cannot go out: {}; tried again in {:g} s", error, _RETRY_DELAY)
+        self._log_context.logger.error(
+            "messages cannot go out: {}; tried again in {:g} s", error, _RETRY_DELAY
+        )
         self._retry_at = self._clock.monotonic() + _RETRY_DELAY
         timers_of(self._clock).call_at(self._retry_at, self._on_retry)
 

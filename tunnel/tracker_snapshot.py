@@ -28,6 +28,7 @@ class TunnelConnection:
             `ConnectionStateTracker.touch`.
         state: As `ConnectionStateTracker.state`.
         reconnect_attempts: As `ConnectionStateTracker.reconnect_attempts`.
+        dials: How often it was dialled.
     """
 
     id: str
@@ -37,6 +38,12 @@ class TunnelConnection:
     last_activity_at: datetime | None = None
     state: TunnelConnectionState = TunnelConnectionState.DISCONNECTED
     reconnect_attempts: int = 0
+    dials: int = 0
+
+    @property
+    def dial_id(self) -> str | None:
+        """The name of the last dial, and of the link that it made; None before the first."""
+        return f"{self.id}-{self.dials}" if self.dials else None
 
 
 class TrackerSnapshot(NamedTuple):
@@ -111,6 +118,7 @@ def _connection_to_dict(connection: TunnelConnection) -> dict[str, Any]:
         "server_url": connection.server_url,
         "connected_at": connection.connected_at and connection.connected_at.isoformat(),
         "last_activity_at": connection.last_activity_at and connection.last_activity_at.isoformat(),
+        "dials": connection.dials,
     }
 
 
@@ -125,6 +133,7 @@ def _connection_from_dict(
         _moment(data, "last_activity_at"),
         state,
         attempts,
+        _count({"dials": 0, **data}, "dials"),  # it is not in what earlier versions have saved
     )
 
 

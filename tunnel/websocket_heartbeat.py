@@ -32,6 +32,7 @@ from loguru import logger
 from statemachine import Declaration, StateMachine, Transition
 from tunnel.clock import SYSTEM_CLOCK, Clock
 from tunnel.errors import ConfigurationError
+from tunnel.log_context import LogContext
 from tunnel.timers import TimerHandle, timers_of
 
 PingMode = Literal["frame", "text"]
@@ -288,6 +289,7 @@ class WebSocketHeartbeat:
         on_connection_lost: Called once when the peer has been silent for too long.
         on_log: Called with a line for each thing that happens.
         clock: The source of time; without it the system's.
+        log_context: What its log lines carry; None: nothing.
 
     Raises:
         ConfigurationError: A duration or the mode is out of bounds.
@@ -303,6 +305,7 @@ class WebSocketHeartbeat:
         on_connection_lost: Callable[[], object] | None = None,
         on_log: Callable[[str], object] | None = None,
         clock: Clock | None = None,
+        log_context: LogContext | None = None,
     ) -> None:
         if mode not in ("frame", "text"):
             raise ConfigurationError(f'mode must be "frame" or "text", not {mode!r}')
@@ -312,6 +315,7 @@ class WebSocketHeartbeat:
         self._mode = mode
         self._on_connection_lost = on_connection_lost
         self._on_log = on_log
+        self._log_context = LogContext() if log_context is None else log_context
         self._lock = threading.Lock()  # guards the decisions, but for the time of the last proof
         self._decisions = Heartbeat(ping_interval, pong_timeout)
         self._timer: TimerHandle | None = None
@@ -421,7 +425,7 @@ class WebSocketHeartbeat:
             self._log("ping sent")
 
     def _log(self, template: str, *values: object) -> None:
-        logger.trace(template, *values)
+        self._log_context.logger.trace(template, *values)
         if self._on_log is not None:
             _call("on_log", self._on_log, template.format(*values))
 

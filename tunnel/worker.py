@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Protocol
 
 import tunnel.classify  # noqa: F401  (now: it could not be loaded without a free descriptor)
@@ -63,6 +63,7 @@ class Worker:
         on_start: Called whenever the thread is about to begin. It and `Work.rest` are called in
             turns, and with the worker's lock held, so that a thread which begins when another
             ends cannot overtake it.
+        within: Makes what each thread of the work runs in; without a thread, each step.
 
     Attributes:
         mailbox: What was posted and not obeyed yet; the work may look ahead while it acts.
@@ -75,8 +76,10 @@ class Worker:
         clock: Clock,
         waker: Waker,
         on_start: Callable[[], object] | None = None,
+        within: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._work = work
+        self._within = within
         self._on_start = on_start
         self._clock = clock
         self._threaded = clock is SYSTEM_CLOCK
@@ -286,6 +289,12 @@ class Worker:
         Returns:
             Whether there is more to do.
         """
+        if self._threaded:
+            return self._step()
+        with self._within():
+            return self._step()
+
+    def _step(self) -> bool:
         runner = threading.get_ident()
         self._runners.append(runner)
         try:
@@ -329,8 +338,9 @@ class Worker:
             if self._thread is not threading.current_thread():
                 return  # its start was interrupted, and does not count
         try:
-            while self.step():
-                pass
+            with self._within():
+                while self._step():
+                    pass
         finally:
             give()
             with self._lock:

@@ -153,9 +153,22 @@ def test_to_dict_gives_a_copy() -> None:
     }
 
 
+def test_ids_survive_json_pickles_and_copies() -> None:
+    """An event's ids come back from wherever it was put; without them they are not mentioned."""
+    named = ConnectionEvent(ConnectionEventType.ERROR, NOON, "text", {}, "c", "c-1")
+    assert named.to_dict()["connection_id"] == "c"
+    assert named.to_dict()["dial_id"] == "c-1"
+    assert ConnectionEvent.from_dict(named.to_dict()) == named
+    assert pickle.loads(pickle.dumps(named)) == copy.deepcopy(named) == named
+    assert named != event()
+    with pytest.raises(TypeError, match=r"dial_id is a str, not 1"):
+        ConnectionEvent(ConnectionEventType.ERROR, NOON, dial_id=1)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        {"connection_id": 5},
         {"type": "explosion"},
         {"timestamp": "noon"},
         {"timestamp": "2026-03-01T12:00:00"},

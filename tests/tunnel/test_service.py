@@ -688,7 +688,7 @@ def test_other_settings() -> None:
 
 @pytest.mark.requirement("11.3", "11.4", "11.5")
 def test_events_are_logged_with_the_connection(log: list[Any]) -> None:
-    """Each event is a line that names the connection; errors and losses stand out."""
+    """Each event is a line with its facts; all name the connection; errors and losses stand out."""
     world = World(TunnelConfig(max_reconnect_attempts=1)).connected()
     world.network.refuse()
     world.network.cut()
@@ -696,8 +696,13 @@ def test_events_are_logged_with_the_connection(log: list[Any]) -> None:
     world.service.handle_network_change(False)
     drive(world.service, timeout=1.0)
     assert world.service.tracker.connection is not None
-    lines = [m.record for m in log if "connection_id" in m.record["extra"]]
-    assert {r["extra"]["connection_id"] for r in lines} == {world.service.tracker.connection.id}
+    connection = world.service.tracker.connection
+    assert {m.record["extra"].get("connection_id") for m in log} == {connection.id}
+    lines = [m.record for m in log if "event" in m.record["extra"]]
+    told = [(r["extra"]["event"], r["extra"]["dial_id"], r["extra"]["metadata"]) for r in lines]
+    events = world.service.tracker.events
+    assert told == [(event.type.value, event.dial_id, dict(event.metadata)) for event in events]
+    assert {r["extra"]["server_url"] for r in lines} == {connection.server_url}
     levels = {r["message"].split(":")[0]: r["level"].name for r in lines}
     assert levels == {
         "connecting": "INFO",

@@ -19,9 +19,12 @@ FULL = TrackerSnapshot(
     auto_reconnect=True,
     max_event_history=100,
     connection=TunnelConnection(
-        "id", "user", "wss://a.example", NOON, NOON + timedelta(seconds=1), S.RECONNECTING, 3
+        "id", "user", "wss://a.example", NOON, NOON + timedelta(seconds=1), S.RECONNECTING, 3, 7
     ),
-    events=(ConnectionEvent(ConnectionEventType.ERROR, NOON, "text", {"a": [1, {"b": None}]}),),
+    events=(
+        ConnectionEvent(ConnectionEventType.ERROR, NOON, "text", {"a": [1, {"b": None}]}),
+        ConnectionEvent(ConnectionEventType.ERROR, NOON, "text", {}, "id", "id-7"),
+    ),
 )
 
 
@@ -47,6 +50,15 @@ def test_nothing_is_lost_on_the_way(snapshot: TrackerSnapshot) -> None:
     text = snapshot.to_json()
     assert text.isascii()
     assert TrackerSnapshot.from_json(text) == snapshot
+
+
+def test_what_an_earlier_version_has_saved_is_read() -> None:
+    """Without the number of dials a connection was not dialled, as far as is known."""
+    saved = json.loads(FULL.to_json())
+    del saved["connection"]["dials"]
+    read = TrackerSnapshot.from_json(json.dumps(saved))
+    assert read.connection is not None
+    assert (read.connection.dials, read.connection.dial_id) == (0, None)
 
 
 def test_times_of_other_zones_are_the_same_moments() -> None:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -50,6 +51,27 @@ class Recorder:
     def rest(self) -> None:
         self.log.append("rest")
         self.on_rest()
+
+
+@pytest.mark.parametrize("clock", [SYSTEM_CLOCK, FakeClock()], ids=["thread", "driven"])
+def test_all_work_is_done_within(clock: Clock) -> None:
+    """A thread is within from its beginning to its end; without one, each step is."""
+    work = Recorder(clock)
+
+    @contextmanager
+    def within() -> Iterator[None]:
+        work.log.append("in")
+        yield
+        work.log.append("out")
+
+    work.worker = Worker(work, clock, work.waker, within=within)
+    work.jobs = [lambda: None]
+    work.worker.post(mail("hello"))
+    work.worker.join(DEADLINE)
+    if clock is SYSTEM_CLOCK:
+        assert work.log == ["in", "obey", "act", "rest", "out"]
+    else:
+        assert work.log == ["in", "obey", "act", "out", "in", "rest", "out"]
 
 
 def test_lives_from_the_first_request_to_the_last_work() -> None:

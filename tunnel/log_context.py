@@ -1,0 +1,70 @@
+"""The ids by which the log lines of one tunnel can be told from those of another.
+
+Each `connect` has a `connection_id`, which all dials and links share until the next `connect`; each
+dial has a `dial_id`, which is also that of the link that it makes. On the tunnel's threads they are
+put into loguru's context, so that every line has them in its ``extra``, also the lines of the
+application's callbacks. What is logged for the tunnel on other threads goes to `LogContext.logger`.
+
+Nothing is done for a message: the context is entered once for a thread, and changed once for a
+dial.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
+
+from loguru import logger
+
+if TYPE_CHECKING:
+    from loguru import Logger
+
+
+class LogContext:
+    """What the log lines of one tunnel carry. Safe to use from any thread."""
+
+    __slots__ = ("_entered", "_ids")
+
+    def __init__(self) -> None:
+        self._ids: dict[str, str | None] = {}  # never changed, only replaced
+        # By thread, each written by that thread alone: the tunnel's, and those of slow callbacks.
+        self._entered: dict[int, AbstractContextManager[None]] = {}
+
+    def name(self, connection_id: str, dial_id: str | None) -> None:
+        """Have lines carry these ids from now on: the calling thread's, if it is within.
+
+        Args:
+            connection_id: Of what one `connect` has begun.
+            dial_id: Of the dial that begins now, and of its link; None before the first.
+        """
+        self._ids = {"connection_id": connection_id, "dial_id": dial_id}
+        thread = threading.get_ident()
+        entered = self._entered.pop(thread, None)
+        if entered is not None:
+            entered.__exit__(None, None, None)
+            self._enter(thread)
+
+    @contextmanager
+    def within(self) -> Iterator[None]:
+        """Have all that the calling thread logs carry the ids; within itself it does nothing."""
+        thread = threading.get_ident()
+        if thread in self._entered:
+            yield
+            return
+        self._enter(thread)
+        try:
+            yield
+        finally:
+            self._entered.pop(thread).__exit__(None, None, None)
+
+    @property
+    def logger(self) -> Logger:
+        """Loguru's logger, whose lines carry the ids. For lines of threads that are not within."""
+        return logger.bind(**self._ids)
+
+    def _enter(self, thread: int) -> None:
+        context = logger.contextualize(**self._ids)
+        context.__enter__()
+        self._entered[thread] = context
