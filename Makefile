@@ -14,7 +14,7 @@ WHOLE := $(if $(strip $(ARGS)),,-m "not slow" --cov --cov-report=term)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types soak measure diagrams requirements errors faults \
+.PHONY: help demo test lint types soak measure diagrams requirements errors metrics faults \
         conformance fuzz docs build check clean
 
 help: ## print this list
@@ -50,6 +50,9 @@ requirements: $(VENV)/.stamp-test ## write docs/requirements.rst anew from the t
 
 errors: $(VENV)/.stamp-test ## write docs/errors.rst anew from the table of error codes
 	@$(BIN)/python docs/list_errors.py $(ARGS)
+
+metrics: $(VENV)/.stamp-test ## write docs/metrics-table.inc anew from the table of metrics
+	@$(BIN)/python docs/list_metrics.py $(ARGS)
 
 faults: $(VENV)/.stamp-test ## write docs/faults.rst anew from docs/faults/ and the tests' marks
 	@$(BIN)/python docs/list_faults.py $(ARGS)

@@ -45,7 +45,7 @@ from concurrent.futures import Future
 from typing import NamedTuple
 
 from tunnel.arguments import checked_limit
-from tunnel.circuit_breaker import CircuitBreaker, Permit
+from tunnel.circuit_breaker import CircuitBreaker, CircuitState, Permit
 from tunnel.clock import Clock
 from tunnel.errors import PayloadTypeError, RequestTimeoutError, SessionLostError, TunnelError
 from tunnel.frames import encode_text
@@ -218,6 +218,11 @@ class PendingRequests:
         self._timer: TimerHandle | None = None
         self._timer_due = 0.0
         self._timers_set = 0  # counts them: one that was cancelled may be about to run
+
+    @property
+    def circuit_state(self) -> CircuitState:
+        """Where the circuit breaker stands."""
+        return self._breaker.state
 
     @property
     def outstanding(self) -> int:

@@ -1,31 +1,33 @@
-"""A tunnel's metrics in the text format of Prometheus (requirement 3.4).
+"""A tunnel's metrics for Prometheus (requirement 3.4).
 
 Needs the extra `metrics`. One tunnel or many: each has a name, which becomes the label `tunnel`::
 
-    text = render({"backup": service.metrics})
+    from prometheus_client import REGISTRY
 
-    collector = TunnelCollector({"backup": service.metrics})     # to be served with other metrics
-    prometheus_client.REGISTRY.register(collector)
+    collector = TunnelCollector(registry=REGISTRY)      # or a registry of your own
+    collector.add("backup", service)
+
+    page = render({"backup": service})                  # without any registry
+
+Numbers are taken when they are scraped. `tunnel.metric_table` has the table of all metrics.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import cast
 
-from tunnel.metrics_collector import (
-    ConnectionQuality,
-    MetricsCollector,
-    TunnelHealthMetrics,
-    TunnelMetrics,
-)
+from tunnel.metric_sources import MetricSources
+from tunnel.metric_table import METRICS, Kind, Metric, Source, Summary, Value, readings, values
 
 try:
     from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client import Metric as Family
     from prometheus_client.core import (
         CounterMetricFamily,
         GaugeMetricFamily,
-        Metric,
+        InfoMetricFamily,
         Sample,
         SummaryMetricFamily,
     )
@@ -35,116 +37,104 @@ except ImportError as error:
         "tunnel.prometheus needs prometheus-client: pip install 'resilient-tunnel[metrics]'"
     ) from error
 
-# Name (a counter's is shown with "_total" behind it), help, and the field of the snapshot.
-_COUNTERS = (
-    ("messages_sent", "Messages written to the link.", "messages_sent"),
-    ("messages_received", "Messages read from the link.", "messages_received"),
-    ("reconnections", "Recoveries that succeeded.", "reconnection_count"),
-    ("reconnection_attempts", "Attempts to reconnect.", "reconnection_attempts"),
-    ("reconnection_delay_seconds", "Time waited before attempts.", "reconnection_delay"),
-    ("connected_seconds", "Time with a connection.", "total_uptime"),
-)
-_GAUGES = (
-    ("queue_size", "Messages in the queue.", "queue_size"),
-    ("uptime_seconds", "Age of the present connection; 0 without one.", "uptime"),
-    ("request_success_ratio", "Part of the requests that were answered.", "success_rate"),
-)
-_HEALTH_GAUGES = (
-    ("connected", "1 with a connection, 0 without.", "is_connected"),
-    ("round_trip_seconds", "Mean round trip of the last heartbeats.", "latency"),
-    ("ping_loss_ratio", "Part of the last heartbeats not answered.", "packet_loss"),
-)
 
+class TunnelCollector(MetricSources, Collector):
+    """A custom collector: shows the tunnels that it was given, and those that were added.
 
-class TunnelCollector(Collector):
-    """A custom collector, for `prometheus_client.CollectorRegistry.register`.
-
-    May be scraped from any thread.
+    May be scraped from any thread. A tunnel that was added is held weakly; when the program has let
+    go of it, its series end.
 
     Args:
-        collectors: Name of each tunnel and its metrics. It is looked at anew for each scrape, so
-            that tunnels may be added and removed.
+        given: Tunnels by name. It is looked at anew for each scrape, so that tunnels may be added
+            and removed there, too.
+        registry: Where to register, such as ``prometheus_client.REGISTRY``; None: nowhere.
+
+    Raises:
+        ValueError: The registry has such a collector already.
     """
 
-    def __init__(self, collectors: Mapping[str, MetricsCollector]) -> None:
-        self._collectors = collectors
+    def __init__(
+        self,
+        given: Mapping[str, Source] | None = None,
+        *,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        super().__init__(given)
+        if registry is not None:
+            registry.register(self)
 
-    def collect(self) -> Iterator[Metric]:
+    def describe(self) -> Iterator[Family]:
+        """Each metric without values, for a registry to know their names."""
+        for metric in METRICS:
+            yield _family(metric)
+
+    def collect(self) -> Iterator[Family]:
         """Take a snapshot of every tunnel and yield it, one metric after the other."""
-        collectors = dict(self._collectors)
-        metrics = {name: collector.snapshot() for name, collector in collectors.items()}
-        health = {name: collector.health() for name, collector in collectors.items()}
-        yield from _fields(CounterMetricFamily, _COUNTERS, metrics)
-        yield from _fields(GaugeMetricFamily, _GAUGES, metrics)
-        yield from _fields(GaugeMetricFamily, _HEALTH_GAUGES, health)
-        yield _quality(health)
-        yield _errors(metrics)
-        yield from _requests(metrics)
+        taken = readings(self.present())
+        for metric in METRICS:
+            family = _family(metric)
+            for name, value in values(metric, taken):
+                _add(family, metric, name, value)
+            yield family
 
 
-def render(collectors: Mapping[str, MetricsCollector]) -> str:
+def render(tunnels: Mapping[str, Source]) -> str:
     """The metrics of some tunnels as a page that Prometheus can scrape.
 
     Args:
-        collectors: Name of each tunnel and its metrics.
+        tunnels: Name of each tunnel, and the service, or its metrics: those do not know all.
 
     Returns:
-        Text format 0.0.4, to be served as ``prometheus_client.CONTENT_TYPE_LATEST``.
+        Text format 0.0.4, to be served as ``prometheus_client.CONTENT_TYPE_PLAIN_0_0_4``.
     """
     registry = CollectorRegistry()
-    registry.register(TunnelCollector(collectors))
+    registry.register(TunnelCollector(tunnels))
     return generate_latest(registry).decode()
 
 
-def _fields(
-    family: type[CounterMetricFamily | GaugeMetricFamily],
-    table: tuple[tuple[str, str, str], ...],
-    snapshots: Mapping[str, TunnelMetrics] | Mapping[str, TunnelHealthMetrics],
-) -> Iterator[Metric]:
-    for metric, text, field in table:
-        metrics = family(f"tunnel_{metric}", text, labels=["tunnel"])
-        for name, snapshot in snapshots.items():
-            metrics.add_metric([name], _number(getattr(snapshot, field)))
-        yield metrics
+def exposed_name(metric: Metric) -> str:
+    """The name by which Prometheus knows a metric; of a summary, that of its quantiles."""
+    suffix = {Kind.COUNTER: "_total", Kind.INFO: "_info"}.get(metric.kind, "")
+    return _name(metric) + suffix
 
 
-def _quality(health: Mapping[str, TunnelHealthMetrics]) -> Metric:
-    family = GaugeMetricFamily(
-        "tunnel_connection_quality",
-        "1 for the grade that the connection has, 0 for the others.",
-        labels=["tunnel", "quality"],
-    )
-    for name, snapshot in health.items():
-        for grade in ConnectionQuality:
-            family.add_metric([name, grade.value], float(snapshot.quality is grade))
-    return family
+def _name(metric: Metric) -> str:
+    """Without the suffix that the client adds."""
+    unit = f"_{metric.unit}" if metric.unit in ("seconds", "ratio") else ""
+    return f"tunnel_{metric.name}{unit}"
 
 
-def _errors(metrics: Mapping[str, TunnelMetrics]) -> Metric:
-    family = CounterMetricFamily("tunnel_errors", "Errors by code.", labels=["tunnel", "code"])
-    for name, snapshot in metrics.items():
-        for code, count in snapshot.error_counts.items():
-            family.add_metric([name, code], count)
-    return family
+def _family(metric: Metric) -> Family:
+    name, text = _name(metric), metric.text
+    if metric.kind is Kind.COUNTER:
+        return CounterMetricFamily(name, text)
+    if metric.kind is Kind.SUMMARY:
+        return SummaryMetricFamily(name, text)
+    if metric.kind is Kind.INFO:
+        return InfoMetricFamily(name, text)
+    return GaugeMetricFamily(name, text)
 
 
-def _requests(metrics: Mapping[str, TunnelMetrics]) -> Iterator[Metric]:
-    outcomes = CounterMetricFamily(
-        "tunnel_requests", "Requests that have ended.", labels=["tunnel", "outcome"]
-    )
-    duration = "tunnel_request_duration_seconds"
-    summary = SummaryMetricFamily(duration, "How long requests took.", labels=["tunnel"])
-    for name, snapshot in metrics.items():
-        outcomes.add_metric([name, "success"], snapshot.successful_requests)
-        outcomes.add_metric([name, "failure"], snapshot.failed_requests)
-        for quantile, value in (("0.95", snapshot.p95_latency), ("0.99", snapshot.p99_latency)):
-            labels = {"tunnel": name, "quantile": quantile}
-            summary.samples.append(Sample(duration, labels, _number(value)))
-        summary.add_metric([name], snapshot.total_requests, snapshot.total_latency)
-    yield outcomes
-    yield summary
+def _add(family: Family, metric: Metric, name: str, value: Value) -> None:
+    """Add the samples of one tunnel."""
+    labels, shown = {"tunnel": name}, exposed_name(metric)
+    if isinstance(value, Summary):
+        for quantile, seconds in value.quantiles.items():
+            family.samples.append(
+                Sample(shown, {**labels, metric.label: quantile}, _number(seconds))
+            )
+        family.samples.append(Sample(f"{shown}_count", labels, value.count))
+        family.samples.append(Sample(f"{shown}_sum", labels, value.total))
+    elif metric.kind is Kind.INFO:
+        facts = cast("Mapping[str, str]", value)
+        family.samples.append(Sample(shown, {**labels, **facts}, 1.0))
+    elif isinstance(value, Mapping):
+        for kind, number in cast("Mapping[str, float]", value).items():
+            family.samples.append(Sample(shown, {**labels, metric.label: kind}, number))
+    else:
+        family.samples.append(Sample(shown, labels, _number(value)))
 
 
 def _number(value: float | None) -> float:
     """As Prometheus has it: what is not known is not a number."""
-    return math.nan if value is None else float(value)
+    return math.nan if value is None else value

@@ -743,6 +743,7 @@ class TunnelService:
             "replayed": channel.replayed,
             "duplicates_dropped": channel.duplicates,
             "outstanding_requests": self._requests.outstanding,
+            "circuit_state": self._requests.circuit_state.value,
             "uptime": metrics.uptime,
             "round_trip": heartbeat.round_trip if heartbeat is not None else None,
         }

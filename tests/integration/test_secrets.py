@@ -27,6 +27,11 @@ import trustme
 import websocket
 from cryptography.hazmat.primitives import serialization
 from loguru import logger
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from peers import DEADLINE, Collector, Peer, RawServer
 
 from tunnel import (
@@ -40,6 +45,7 @@ from tunnel import (
 )
 from tunnel.addresses import TunnelUrl
 from tunnel.gateway import GatewayThread, TokenFile, TokenTable
+from tunnel.opentelemetry import TunnelTelemetry
 from tunnel.prometheus import render
 from tunnel.tls import TlsSettings
 
@@ -81,6 +87,12 @@ class Watch:
     def __init__(self) -> None:
         self._texts: list[tuple[str, str]] = []
         self._sinks = [io.StringIO() for _ in range(3)]
+        self._spans, self._reader = InMemorySpanExporter(), InMemoryMetricReader()
+        tracing = TracerProvider()
+        tracing.add_span_processor(SimpleSpanProcessor(self._spans))
+        self._telemetry = TunnelTelemetry(
+            meter_provider=MeterProvider([self._reader]), tracer_provider=tracing
+        )
 
     def __enter__(self) -> Watch:
         text, serialized, library = self._sinks
@@ -121,6 +133,10 @@ class Watch:
             with contextlib.suppress(Exception):
                 self._texts.append((f"{where}, as JSON", json.dumps(value, default=repr)))
 
+    def follow(self, service: TunnelService) -> None:
+        """From now on, have spans made of what happens to a service."""
+        self._telemetry.add("a tunnel", service)
+
     def take_error(self, error: BaseException) -> None:
         """Take down an error, its causes, and its traceback with the values of variables."""
         seen: list[BaseException] = []
@@ -145,7 +161,11 @@ class Watch:
         """Take down all that a service tells of itself."""
         tracker = service.tracker
         self.take("service", service, service.config, service.statistics(), service.health)
-        self.take("metrics", service.metrics.snapshot(), render({"a tunnel": service.metrics}))
+        self.take("metrics", service.metrics.snapshot(), render({"a tunnel": service}))
+        telemetry = self._reader.get_metrics_data()
+        if telemetry is not None:
+            self.take("OpenTelemetry's metrics", telemetry.to_json())
+        self.take("spans", *(span.to_json() for span in self._spans.get_finished_spans()))
         self.take("tracker", tracker, tracker.connection, tracker.events, tracker.to_json())
         self.take("history", *tracker.machine.history)
         if service._driver.last_error is not None:
@@ -211,6 +231,7 @@ def connecting(
     events, states = Collector(), Collector()
     service.subscribe(events)
     service.tracker.machine.subscribe(states)
+    watch.follow(service)
     try:
         service.connect(url(), **{**options(), "timeout": DEADLINE, **more})
         lost and events.wait_for(lambda items: any(item.type in _ENDS for item in items), 2)

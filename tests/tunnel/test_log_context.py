@@ -82,6 +82,7 @@ def test_other_threads_have_a_logger(extras: list[dict[str, Any]]) -> None:
     assert extras == [{}, {"connection_id": "c", "dial_id": "c-1"}]
 
 
+@pytest.mark.requirement("11.3", "11.4")
 def test_every_dial_of_a_connection_has_its_id(extras: list[dict[str, Any]]) -> None:
     """Events and all lines of a dial and its link carry its id, heartbeats and callbacks too."""
     clock = FakeClock()
