@@ -169,7 +169,7 @@ def test_lines_have_the_ids_of_the_example(run: Run) -> None:
         "INFO None connecting: connecting",
         f"INFO {id}-1 connected: connected",
         f"INFO {id}-1 closing: closed by the application",
-        f"WARNING {id}-1 disconnected: disconnected",
+        f"INFO {id}-1 disconnected: disconnected",
     ]
 
 
@@ -259,15 +259,40 @@ def test_the_table_of_metrics_is_not_stale(
     assert list_metrics.main(["--check"]) == 0
 
 
+def exported() -> str:
+    """A page that has every metric with every label that is known beforehand."""
+    metrics = MetricsCollector()
+    metrics.record_error("TUNNEL_001")
+    return render({"service": TunnelService(), "metrics": metrics})
+
+
+def known(page: str) -> set[str]:
+    """The names of the metrics on a page."""
+    return set(re.findall(r"^(tunnel_\w+)", page, re.MULTILINE))
+
+
+def test_the_dashboard_shows_what_there_is() -> None:
+    """It parses, its panels have their own places, and name only metrics that are exported."""
+    dashboard = json.loads((DOCS / "dashboard.json").read_text("utf-8"))
+    panels = dashboard["panels"]
+    places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
+    assert len(places) == len({panel["id"] for panel in panels}) == len(panels)
+    labels = {"tunnel", "state", "quality", "code", "outcome", "quantile"}
+    for panel in panels:
+        for target in panel["targets"]:
+            names = set(re.findall(r"tunnel_\w+", target["expr"]))
+            assert names, panel["title"]
+            assert names <= known(exported()), panel["title"]
+            assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= labels
+
+
 def test_alerts_ask_for_what_there_is() -> None:
     """The rules parse, are complete, and name only metrics and labels that are exported."""
-    metrics = MetricsCollector()
-    page = render({"service": TunnelService(), "metrics": metrics})
-    known = set(re.findall(r"^(tunnel_\w+)", page, re.MULTILINE))
+    page = exported()
     rules = yaml.safe_load((DOCS / "alerts.yml").read_text("utf-8"))["groups"][0]["rules"]
     assert len({rule["alert"] for rule in rules}) == len(rules) >= 5
     for rule in rules:
-        assert set(re.findall(r"tunnel_\w+", rule["expr"])) <= known, rule["alert"]
+        assert set(re.findall(r"tunnel_\w+", rule["expr"])) <= known(page), rule["alert"]
         for name, label, value in re.findall(r'(\w+)\{(\w+)="(\w+)"\}', rule["expr"]):
             assert re.search(rf'^{name}\{{.*{label}="{value}"', page, re.MULTILINE), rule["alert"]
         assert rule["labels"]["severity"] in {"warning", "critical"}

@@ -93,7 +93,6 @@ _CONNECT_OPTIONS = (
     "unix_socket",
     "socket_options",
 )
-_LEVELS = {ConnectionEventType.ERROR: "ERROR", ConnectionEventType.DISCONNECTED: "WARNING"}
 
 
 @dataclass(frozen=True)
@@ -873,7 +872,7 @@ class TunnelService:
             raise WouldDeadlockError(f"{call}() on the tunnel's own thread would wait for itself")
 
     def _log_event(self, event: ConnectionEvent) -> None:
-        level = _LEVELS.get(event.type, "INFO")
+        level = _level_of(event)
         if logger.level(level).no < logger.level(self.config.log_level).no:
             return
         connection = self.tracker.connection
@@ -915,6 +914,14 @@ def connect(
     service = TunnelService(config, on_message=on_message, **options)
     service.connect(url, auth_token, timeout=timeout, **terms)
     return service
+
+
+def _level_of(event: ConnectionEvent) -> str:
+    """A loss stands out, and giving up even more; an end that was wanted does not."""
+    if event.type is ConnectionEventType.ERROR:
+        return "ERROR"
+    is_loss = event.type is ConnectionEventType.DISCONNECTED and "error" in event.metadata
+    return "WARNING" if is_loss else "INFO"
 
 
 def _event_of(outcome: Future[Any]) -> threading.Event:

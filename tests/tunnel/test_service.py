@@ -734,6 +734,20 @@ def test_the_level_of_what_is_logged(log: list[Any]) -> None:
     service.disconnect()
 
 
+def test_an_end_that_was_wanted_does_not_stand_out(log: list[Any]) -> None:
+    """Whoever disconnects, or reconnects, is not warned of it."""
+    world = World().connected()
+    world.service.reconnect(timeout=10.0)
+    world.service.disconnect()
+    told = [
+        (m.record["extra"]["event"], m.record["level"].name)
+        for m in log
+        if "event" in m.record["extra"]
+    ]
+    assert told.count(("disconnected", "INFO")) == 2
+    assert {level for _, level in told} == {"INFO"}
+
+
 def test_nothing_is_logged_before_it_is_asked_for() -> None:
     """A program that says nothing about logs sees none."""
     lines: list[str] = []
