@@ -89,6 +89,23 @@ def over(connection: HeartbeatWebSocket) -> bool:
 # On the scripted peer
 
 
+def test_all_its_lines_carry_the_same_ids(make: Make) -> None:
+    """From the first line to the last, heartbeats too, they can be told from another's."""
+    extras: list[dict[str, object]] = []
+    logger.enable("tunnel")
+    sink = logger.add(lambda message: extras.append(message.record["extra"]), level=0)
+    try:
+        connection = make(ping_interval=30.0)
+        drive(connection, timeout=31.0)
+        connection.close()
+    finally:
+        logger.remove(sink)
+        logger.disable("tunnel")
+    (connection_id,) = {extra["connection_id"] for extra in extras}
+    assert {extra["dial_id"] for extra in extras} == {f"{connection_id}-1"}
+    assert len(extras) >= 4
+
+
 def test_as_the_seed_uses_it(network: ScriptedTransport, make: Make, clock: FakeClock) -> None:
     """Start, send, receive, look at the statistics, close: the pongs are not among the messages."""
     lines: list[str] = []
