@@ -8,6 +8,7 @@ nothing here is called while messages flow.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
@@ -75,7 +76,8 @@ class Kind(Enum):
     INFO = "info"  # 1; the facts are in the labels
 
 
-class Summary(NamedTuple):
+@dataclass(frozen=True)
+class Summary:
     """Quantiles over a window (None: nothing measured yet), and the sum and number of all."""
 
     quantiles: Mapping[str, float | None]
