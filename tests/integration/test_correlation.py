@@ -45,14 +45,15 @@ def said(lines: Collector, text: str) -> list[dict[str, Any]]:
 def test_tunnels_of_one_process(
     make_service: Make, lines: Collector, echo_server: ServerProcess
 ) -> None:
-    """Each line of each of three tunnels has the ids of its own, its callbacks' lines too."""
+    """Each line of each of three tunnels has the ids of its own; callbacks and heartbeats too."""
     heard = Collector()
 
     def called_back(message: object) -> None:
         logger.info("heard {}", message)
         heard(message)
 
-    services = [make_service(on_message=called_back) for _ in range(3)]
+    settings = {"ping_interval": 0.02, "pong_timeout": DEADLINE}
+    services = [make_service(on_message=called_back, **settings) for _ in range(3)]
     for number, service in enumerate(services):
         service.connect(echo_server.url, timeout=DEADLINE)
         service.send(f"{number}")
@@ -62,6 +63,8 @@ def test_tunnels_of_one_process(
     for number, (connection_id, dial_id) in enumerate(ids):
         extra = {"connection_id": connection_id, "dial_id": dial_id}
         assert said(lines, f"heard {number}") == [extra]
+    # Those are logged by the thread of all timers.
+    assert lines.wait_for(lambda items: sum(r["message"] == "ping sent" for r in items) >= 6)
     known = {connection_id for connection_id, _ in ids}
     assert {record["extra"].get("connection_id") for record in lines.items} == known
 
