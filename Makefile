@@ -30,8 +30,10 @@ test: $(VENV)/.stamp-test ## all tests but the slow ones, with their coverage; A
 lint: $(VENV)/.stamp-test ## ruff
 	@$(BIN)/ruff check $(ARGS) .
 
-types: $(VENV)/.stamp-test ## mypy --strict on both packages and the benchmarks
+types: $(VENV)/.stamp-test ## mypy --strict, also as on Windows and macOS, and of a program that uses the packages
 	@$(BIN)/mypy --strict statemachine tunnel benchmarks $(ARGS)
+	@$(BIN)/mypy --strict --platform win32 --cache-dir .mypy_cache/win32 statemachine tunnel $(ARGS)
+	@$(BIN)/mypy --strict --platform darwin --cache-dir .mypy_cache/darwin statemachine tunnel $(ARGS)
 
 soak: $(VENV)/.stamp-test ## random faults for a while, all promises checked (ARGS="--seconds 600 --seed 1")
 	@$(BIN)/python -m benchmarks soak $(ARGS)

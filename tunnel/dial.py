@@ -243,6 +243,7 @@ class Dial:
         return race.settle(ready)
 
     def _connect_unix(self, path: str, options: DialOptions) -> socket.socket:
+        assert hasattr(socket, "AF_UNIX")  # else the path would have been refused
         self.deadline.step = "connect to the Unix socket"
         while True:
             sock = options.make_socket(socket.AF_UNIX)

@@ -147,7 +147,10 @@ def _try_out(options: DialOptions) -> None:
     if not options.socket_options:
         return
     families = [socket.AF_INET, socket.AF_INET6]
-    for family in families if options.unix_socket is None else [socket.AF_UNIX]:
+    if options.unix_socket is not None:
+        assert hasattr(socket, "AF_UNIX")  # else the path would have been refused
+        families = [socket.AF_UNIX]
+    for family in families:
         try:
             sock = options.make_socket(family)
         except OSError:  # a machine without IPv6

@@ -18,6 +18,7 @@ import os
 import select
 import socket
 import struct
+import sys
 from typing import NamedTuple
 
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port (struct nlmsghdr)
@@ -32,6 +33,7 @@ _UP_AND_RUNNING = 0x41  # IFF_UP: somebody wants it; IFF_RUNNING: cable or radio
 # Links, addresses, routes and rules, each but links for IPv4 and IPv6: RTMGRP_..., and for the last
 # one, which has no such name, 1 << (RTNLGRP_IPV6_RULE - 1).
 _GROUPS = 0x1 | 0x10 | 0x100 | 0x40 | 0x400 | 0x80 | 1 << 18
+_POLL_IN = getattr(select, "POLLIN", 0)
 _SIZE = 64 * 1024
 _TIMEOUT = 1.0  # seconds; the kernel answers within the call that asks
 _MOST_READS = 1000  # in one go: a flood of news must not keep anybody from acting on it
@@ -117,9 +119,10 @@ class NetlinkEvents:
             sock.close()
 
     def _poll(self, sockets: tuple[socket.socket, ...], timeout: float) -> None:
+        assert hasattr(select, "poll")  # Windows has none; but then neither has it a netlink
         poller = select.poll()
         for sock in sockets:
-            poller.register(sock, select.POLLIN)
+            poller.register(sock, _POLL_IN)
         ready = poller.poll(timeout * 1000)
         if any(descriptor == self._ear.fileno() for descriptor, _ in ready):
             self._ear.recv(4096)
@@ -139,7 +142,7 @@ class NetlinkEvents:
 
 
 def _open(groups: int) -> socket.socket:
-    if not hasattr(socket, "AF_NETLINK"):
+    if sys.platform != "linux" or not hasattr(socket, "AF_NETLINK"):
         raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
     try:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable
 
 from tunnel.forks import register
 from tunnel.interruptible import Event
+
+_ONE = (1).to_bytes(8, sys.byteorder)  # what an eventfd is told, and what makes it readable
 
 
 class Waker:
@@ -55,7 +58,7 @@ class Waker:
         with self._lock:
             self.event.clear()
             if isinstance(self._descriptor, int):
-                _ignoring_would_block(os.eventfd_read, self._descriptor)
+                _ignoring_would_block(os.read, self._descriptor, 8)
             elif self._descriptor is not None:
                 _ignoring_would_block(self._descriptor.recv, 4096)
 
@@ -63,7 +66,8 @@ class Waker:
         """The descriptor that is readable while the waker is set."""
         with self._lock:
             if self._descriptor is None:
-                if hasattr(os, "eventfd"):  # one descriptor in place of two; Linux only
+                # Linux has one descriptor in place of two.
+                if sys.platform == "linux" and hasattr(os, "eventfd"):
                     self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
                 else:
                     self._descriptor, self._partner = socket.socketpair()
@@ -93,7 +97,7 @@ class Waker:
 
     def _signal(self) -> None:
         if isinstance(self._descriptor, int):
-            _ignoring_would_block(os.eventfd_write, self._descriptor, 1)
+            _ignoring_would_block(os.write, self._descriptor, _ONE)
         elif self._partner is not None:
             _ignoring_would_block(self._partner.send, b"\0")
 
