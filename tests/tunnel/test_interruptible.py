@@ -30,7 +30,8 @@ def test_an_event_is_set_until_it_is_cleared() -> None:
     event.set()
     assert event.is_set()
     assert event.wait()
-    assert "set" in repr(event)
+    if sys.version_info >= (3, 11):  # before, the base class did not show it either
+        assert "set" in repr(event)
     event.clear()
     assert not event.wait(0.0)
 
