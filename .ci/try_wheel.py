@@ -1,0 +1,83 @@
+"""Use the installed wheel as somebody would who has nothing else.
+
+``python try_wheel.py bare`` without any extra, ``extras`` to name those that are for users, and
+``whole`` with all of these; with the environment's own Python, away from the checkout.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import sysconfig
+from importlib import import_module
+from importlib.metadata import distribution
+from pathlib import Path
+from pkgutil import walk_packages
+
+FOR_DEVELOPERS = {"test", "docs", "bench"}
+PACKAGES = ("statemachine", "tunnel")
+COMMAND = str(Path(sysconfig.get_path("scripts")) / "tunnel")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command ``tunnel``."""
+    return subprocess.run(
+        [COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def check_files() -> None:
+    """Both packages are typed and were installed; licence and description are there."""
+    for name in PACKAGES:
+        folder = Path(str(import_module(name).__file__)).parent
+        assert "site-packages" in folder.parts, folder
+        assert (folder / "py.typed").is_file(), f"{folder} has no py.typed"
+    installed = distribution("resilient-tunnel")
+    assert import_module("tunnel").__version__ == installed.version
+    files = [str(path) for path in installed.files or ()]
+    assert any(path.endswith("LICENSE") and "dist-info" in path for path in files), files
+    strays = [f for f in files if not f.startswith((*PACKAGES, "resilient_tunnel-", "../"))]
+    assert not strays, strays
+
+
+def check_bare() -> None:
+    """Without extras: both packages, a tunnel's parts, help; and a sentence for what is missing."""
+    tunnel = import_module("tunnel")
+    for name in tunnel.__all__:
+        getattr(tunnel, name)
+    shown = run("--help")
+    assert shown.returncode == 0, shown
+    assert "usage: tunnel" in shown.stdout, shown
+    refused = run("demo")
+    assert refused.returncode == 2, refused
+    assert "resilient-tunnel[gateway]" in refused.stderr, refused
+    assert "Traceback" not in refused.stderr, refused
+
+
+def check_whole() -> None:
+    """With all extras: every module can be imported, and the demo loses nothing."""
+    for name in PACKAGES:
+        for module in walk_packages(import_module(name).__path__, f"{name}."):
+            if module.name.endswith("__main__"):
+                continue
+            try:
+                import_module(module.name)
+            except ModuleNotFoundError as error:
+                if error.name != "pytest":  # what is a plugin of it may need it
+                    raise
+    demo = run("demo", "--json")
+    assert demo.returncode == 0, demo
+    report = json.loads(demo.stdout.splitlines()[-1])
+    assert report["sent"] == report["received"] > 0, report
+    assert report["lost"] == report["duplicated"] == report["reordered"] == 0, report
+
+
+def show_extras() -> None:
+    """Print those for users, as pip takes them."""
+    extras = distribution("resilient-tunnel").metadata.get_all("Provides-Extra") or []
+    print(",".join(name for name in extras if name not in FOR_DEVELOPERS))
+
+
+check_files()
+{"bare": check_bare, "extras": show_extras, "whole": check_whole}[sys.argv[1]]()
