@@ -6,7 +6,7 @@ VENV ?= .venv
 ARGS ?=
 
 MAKEFLAGS += --no-print-directory
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # A part of the suite cannot reach the coverage asked of the whole, so only the whole is measured.
@@ -14,8 +14,8 @@ WHOLE := $(if $(strip $(ARGS)),,-m "not slow" --cov --cov-report=term)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types soak measure diagrams requirements errors metrics faults \
-        conformance fuzz docs build check clean
+.PHONY: help demo test tox lint types soak measure diagrams requirements errors metrics faults \
+        generated conformance fuzz docs build check clean
 
 help: ## print this list
 	@echo "usage: make TARGET [ARGS='passed on'] [PYTHON=python3.12]"
@@ -27,11 +27,15 @@ demo: $(VENV)/.stamp-demo ## lose a live connection in several ways and watch it
 test: $(VENV)/.stamp-test ## all tests but the slow ones, with their coverage; ARGS="..." for a part
 	@$(BIN)/python -m pytest $(WHOLE) $(ARGS)
 
-lint: $(VENV)/.stamp-test ## ruff
-	@$(BIN)/ruff check $(ARGS) .
+tox: $(VENV)/.stamp-tox ## all tests but the slow ones, on each Python that is found (ARGS="-e py312")
+	@$(BIN)/python -m tox run $(ARGS)
 
-types: $(VENV)/.stamp-test ## mypy --strict, also as on Windows and macOS, and of a program that uses the packages
-	@$(BIN)/mypy --strict statemachine tunnel benchmarks $(ARGS)
+lint: $(VENV)/.stamp-test ## ruff: its rules, and its formatting
+	@$(BIN)/ruff check $(ARGS) .
+	@$(BIN)/ruff format --check --quiet . || { echo "not formatted; run: ruff format ." >&2; exit 1; }
+
+types: $(VENV)/.stamp-test ## mypy --strict, also as on Windows and macOS
+	@$(BIN)/mypy --strict statemachine tunnel benchmarks tests/typing $(ARGS)
 	@$(BIN)/mypy --strict --platform win32 --cache-dir .mypy_cache/win32 statemachine tunnel $(ARGS)
 	@$(BIN)/mypy --strict --platform darwin --cache-dir .mypy_cache/darwin statemachine tunnel $(ARGS)
 
@@ -59,6 +63,11 @@ metrics: $(VENV)/.stamp-test ## write docs/metrics-table.inc anew from the table
 faults: $(VENV)/.stamp-test ## write docs/faults.rst anew from docs/faults/ and the tests' marks
 	@$(BIN)/python docs/list_faults.py $(ARGS)
 
+generated: $(VENV)/.stamp-test ## whether all that is generated is current; writes nothing
+	@for script in draw_diagrams list_requirements list_errors list_faults; do \
+		$(BIN)/python docs/$$script.py --check || exit 1; \
+	done
+
 conformance: $(VENV)/.stamp-test ## the Autobahn testsuite, which needs Python 2.7 (ARGS="--cases 6.*")
 	@$(BIN)/python tests/conformance/run.py $(ARGS)
 
@@ -69,8 +78,9 @@ docs: $(VENV)/.stamp-docs ## build the documentation into docs/_build/html; a wa
 	@$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html $(ARGS)
 	@echo "docs/_build/html/index.html"
 
-build: $(VENV)/.stamp-test ## sdist, and from it the wheel, into dist/
-	@$(BIN)/python -m build $(ARGS)
+build: $(VENV)/.stamp-test ## sdist, and from it the wheel, into dist/; the same bytes for the same commit
+	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || date +%s)} \
+		$(BIN)/python -m build $(ARGS)
 
 check: lint types test docs ## everything that CI checks, but for the wheel
 
@@ -83,6 +93,10 @@ clean: ## remove the virtual environment and everything that was built
 $(VENV)/.stamp-demo: EXTRAS := fast,gateway,cli
 $(VENV)/.stamp-test: EXTRAS := test
 $(VENV)/.stamp-docs: EXTRAS := docs
+
+$(VENV)/.stamp-tox: | $(BIN)/python
+	@$(PIP_INSTALL) "tox>=4.11"
+	@touch $@
 
 $(VENV)/.stamp-%: setup.cfg pyproject.toml | $(BIN)/python
 	@echo "installing resilient-tunnel[$(EXTRAS)] into $(VENV) ..." >&2
