@@ -64,7 +64,7 @@ faults: $(VENV)/.stamp-test ## write docs/faults.rst anew from docs/faults/ and 
 	@$(BIN)/python docs/list_faults.py $(ARGS)
 
 generated: $(VENV)/.stamp-test ## whether all that is generated is current; writes nothing
-	@for script in draw_diagrams list_requirements list_errors list_faults; do \
+	@for script in draw_diagrams list_requirements list_errors list_metrics list_faults; do \
 		$(BIN)/python docs/$$script.py --check || exit 1; \
 	done
 
