@@ -47,12 +47,12 @@ class Outcome:
     @property
     def first_wave(self) -> int:
         """The most attempts in one second at all."""
-        return int(self.arrivals.max())
+        return int(np.max(self.arrivals))
 
     @property
     def peak(self) -> int:
         """The most attempts in one second after the server is back."""
-        return int(self.arrivals[int(self.scenario.outage) :].max())
+        return int(np.max(self.arrivals[int(self.scenario.outage) :]))
 
     @property
     def attempts(self) -> int:
