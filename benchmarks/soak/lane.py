@@ -69,6 +69,7 @@ class Lane:
         self.name = f"lane {number} ({kind})"
         self.gateway = gateway
         self.proxy = FaultProxy(gateway.port)
+        self.proxy.start()
         self._verdict = verdict
         self.ledger = Ledger(
             self.name, exact=kind == "resuming", reports=kind != "plain", violate=verdict.violate
@@ -86,7 +87,7 @@ class Lane:
     @property
     def url(self) -> str:
         """Where its tunnels connect: the proxy."""
-        return f"ws://127.0.0.1:{self.proxy.port}/"
+        return self.proxy.url
 
     def start(self) -> None:
         """Connect for the first time."""
@@ -138,7 +139,7 @@ class Lane:
         """End the tunnel, within its time-out, and the proxy."""
         with self._verdict.bounded(f"{self.name}: disconnect", 5.0):
             self.service.disconnect(graceful, timeout=5.0)
-        self.proxy.__exit__(None, None, None)
+        self.proxy.stop()
 
     # What the tunnel says
 
@@ -284,7 +285,7 @@ class FleetingLane(Lane):
 
     def close(self, *, graceful: bool) -> None:
         """End the proxy; the tunnel has ended."""
-        self.proxy.__exit__(None, None, None)
+        self.proxy.stop()
 
 
 def lanes(

@@ -1,24 +1,17 @@
-"""The faults of one lane, made by the tests' proxy and by the application itself."""
+"""The faults of one lane, made by a fault proxy and by the application itself."""
 
 from __future__ import annotations
 
 import random
-import sys
 import threading
 from collections.abc import Callable
-from typing import Any
 
-from benchmarks.soak.peers import ROOT
 from benchmarks.soak.plan import Fault
-
-# The proxy of the tests is the one place that knows how to make these faults. They are no package.
-sys.path.insert(0, str(ROOT / "tests" / "integration"))
-
-from proxy import DOWN, UP, FaultProxy  # type: ignore[import-not-found]
+from tunnel.testing import DOWN, UP, Direction, FaultProxy
 
 __all__ = ["FaultProxy", "LinkFaults"]
 
-_SILENCES: dict[str, tuple[str, ...]] = {
+_SILENCES: dict[str, tuple[Direction, ...]] = {
     "silence": (UP, DOWN),
     "silence up": (UP,),
     "silence down": (DOWN,),
@@ -40,7 +33,7 @@ class LinkFaults:
 
     def __init__(
         self,
-        proxy: Any,
+        proxy: FaultProxy,
         plan: Callable[[], Fault],
         on_fault: Callable[[str], None],
         application: Callable[[Fault, Callable[[float], object]], bool],
@@ -87,7 +80,7 @@ class LinkFaults:
                 proxy.reset()
                 wait(seconds)
         elif fault.kind == "cuts":
-            with proxy.cutting(random.Random(fault.seed), (0.01, 0.2)):
+            with proxy.cutting((0.01, 0.2), seed=fault.seed):
                 wait(seconds)
         else:
             raise ValueError(f"no such fault: {fault.kind}")

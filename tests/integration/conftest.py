@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import trustme
 
-sys.path.insert(0, str(Path(__file__).parent))  # for `peers` and `proxy`: here are no packages
+sys.path.insert(0, str(Path(__file__).parent))  # for `peers`: here are no packages
 
 from peers import ServerProcess
-from proxy import FaultProxy
 
 from tunnel import TunnelConfig, TunnelService
+from tunnel.testing import FaultProxy
 
 QUICK = TunnelConfig(
     reconnect_base_delay=0.01,

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from peers import DEADLINE, Collector
-from proxy import FaultProxy
 
 from statemachine import replay
 from tunnel import (
@@ -24,6 +23,7 @@ from tunnel import (
 from tunnel.gateway import GatewayThread
 from tunnel.lifecycle import LIFECYCLE
 from tunnel.service import DrainReport
+from tunnel.testing import FaultProxy
 
 S = TunnelConnectionState
 CONFIG = TunnelConfig(
@@ -90,6 +90,7 @@ class Bench:
         for gateway in self._gateways:
             gateway.start()
         self.proxy = FaultProxy(self._gateways[0].port)
+        self.proxy.start()
         self.queue = RequestQueue(CONFIG.max_queue_size)
         self.queue.subscribe(self._callback("queue.subscribe"))
         self.service = TunnelService(
@@ -175,7 +176,7 @@ class Bench:
         self.service.disconnect(timeout=DEADLINE)
         assert self.service.state is S.DISCONNECTED
         replay(LIFECYCLE, self.service.tracker.machine.history)
-        self.proxy.__exit__(None, None, None)
+        self.proxy.stop()
         for gateway in self._gateways:
             gateway.stop()
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import freezegun
 import pytest
 from peers import DEADLINE, Collector, Peer, RawServer, ServerProcess
-from proxy import FaultProxy
 
 from statemachine import replay
 from tunnel import (
@@ -26,6 +25,7 @@ from tunnel.lifecycle import LIFECYCLE
 from tunnel.secrets import Secret
 from tunnel.session import Ticket
 from tunnel.session_frames import Limits
+from tunnel.testing import FaultProxy
 
 MakeService = Callable[..., TunnelService]
 S = TunnelConnectionState

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import pytest
 from peers import BINARY, CLOSE, DEADLINE, TEXT, Collector, Peer, RawServer, ServerProcess, frame
-from proxy import FaultProxy
 
 from tunnel import (
     ConnectionEventType,
@@ -19,6 +18,7 @@ from tunnel import (
     TunnelService,
     WouldDeadlockError,
 )
+from tunnel.testing import FaultProxy
 
 MakeService = Callable[..., TunnelService]
 S = TunnelConnectionState

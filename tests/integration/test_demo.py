@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import os
@@ -23,13 +22,13 @@ from statemachine import Record
 from tunnel.cli import main
 from tunnel.demo import DemoError, program, scenario, server, server_process
 from tunnel.demo.journal import Gauges
-from tunnel.demo.proxy import FaultProxy
 from tunnel.demo.recorder import Note, Recorder
 from tunnel.demo.resending import Resending
 from tunnel.demo.scenario import CUTS, Scenario, Stage
 from tunnel.demo.server_process import ServerProcess
 from tunnel.errors import SessionLostError
 from tunnel.service import TunnelService
+from tunnel.testing import FaultProxy
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-u", "-m", "tunnel", "demo"]
@@ -163,12 +162,14 @@ def test_what_is_handed_back_is_sent_again(
     (cut,) = program.CUTS
 
     def begin(stage: Stage) -> None:
-        stage.proxy.silence()  # nobody tells the tunnel that the gateway is dead
+        stage.faults.enter_context(
+            stage.proxy.blackhole()
+        )  # nobody tells the tunnel that the gateway is dead
         cut.begin(stage)
 
     def mend(stage: Stage) -> None:
         cut.mend(stage)
-        stage.proxy.resume()
+        stage.faults.close()
 
     unseen = replace(cut, begin=begin, until_attempt=1, mend=mend)
     monkeypatch.setattr(program, "CUTS", (unseen,))
@@ -314,145 +315,6 @@ def test_what_cannot_be_mended_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ignore(note: Note) -> None:
     """A view that shows nothing."""
-
-
-# The proxy
-
-
-@pytest.fixture
-def echo() -> Iterator[int]:
-    """The port of a TCP server that sends back what it gets."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while chunk := await reader.read(4096):
-            writer.write(chunk)
-        writer.close()
-
-    async def open_server() -> asyncio.Server:
-        return await asyncio.start_server(serve, "127.0.0.1", 0)
-
-    async def close_server() -> None:
-        listener.close()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        if others:
-            await asyncio.wait(others, timeout=TIMEOUT)
-
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    listener = asyncio.run_coroutine_threadsafe(open_server(), loop).result(TIMEOUT)
-    yield listener.sockets[0].getsockname()[1]
-    asyncio.run_coroutine_threadsafe(close_server(), loop).result(TIMEOUT)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
-
-
-@pytest.fixture
-def proxy(echo: int) -> Iterator[FaultProxy]:
-    with FaultProxy(echo) as proxy:
-        yield proxy
-
-
-def connected(proxy: FaultProxy) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", proxy.port), TIMEOUT)
-
-
-def test_the_proxy_passes_bytes_and_ends(proxy: FaultProxy) -> None:
-    """Bytes pass both ways, and the end of one side becomes that of the other."""
-    with connected(proxy) as client:
-        client.sendall(b"there and back")
-        assert client.recv(100) == b"there and back"
-        client.shutdown(socket.SHUT_WR)
-        assert client.recv(100) == b""
-
-
-def test_the_proxy_resets(proxy: FaultProxy) -> None:
-    """A reset reaches the client as such; a new connection works."""
-    with connected(proxy) as client:
-        client.sendall(b"?")
-        client.recv(100)
-        proxy.reset()
-        with pytest.raises(ConnectionResetError):
-            client.recv(100)
-    with connected(proxy) as client:
-        client.sendall(b"again")
-        assert client.recv(100) == b"again"
-
-
-def test_the_proxy_cuts_in_the_midst(proxy: FaultProxy) -> None:
-    """So many bytes still pass, both ways together, before everything is reset; then all do."""
-    with connected(proxy) as client:
-        proxy.reset_after(6_000)
-        client.sendall(b"?" * 10_000)
-        received = amount_received(client)
-    assert 0 < received < 6_000  # the rest of these went the other way
-    with connected(proxy) as client:
-        client.sendall(b"?" * 10_000)
-        assert amount_received(client, enough=10_000) == 10_000
-
-
-def amount_received(client: socket.socket, enough: int = 2**31) -> int:
-    """How many bytes come, until the connection is reset or there are enough."""
-    received = 0
-    with suppress(ConnectionResetError):
-        while received < enough:
-            received += len(client.recv(4096))
-    return received
-
-
-def test_the_proxy_falls_silent(proxy: FaultProxy) -> None:
-    """In silence nothing arrives; after it, what was sent on new connections, not on old ones."""
-    with connected(proxy) as old:
-        old.sendall(b"?")
-        old.recv(100)
-        proxy.silence()
-        with connected(proxy) as new:
-            for client in (old, new):
-                client.sendall(b"late")
-                client.settimeout(0.05)
-                with pytest.raises(TimeoutError):
-                    client.recv(100)
-                client.settimeout(TIMEOUT)
-            proxy.resume()
-            assert new.recv(100) == b"late"
-            with pytest.raises(ConnectionResetError):
-                old.recv(100)
-
-
-def test_the_proxy_resets_without_a_server() -> None:
-    """While the server is gone, clients are let in and reset."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    # The reset may come so early that even `connect` sees it.
-    with (
-        FaultProxy(port) as proxy,
-        pytest.raises(ConnectionResetError),
-        connected(proxy) as client,
-    ):
-        client.recv(100)
-
-
-def test_a_silent_proxy_can_be_closed(echo: int) -> None:
-    """Closing does not wait for what is held back."""
-    with FaultProxy(echo) as proxy:
-        proxy.silence()
-        with connected(proxy) as client:
-            client.sendall(b"?")
-    assert not proxy._thread.is_alive()
-
-
-def test_a_proxy_that_cannot_listen_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the port cannot be had, the error is raised and the proxy's thread ended."""
-
-    async def refuse(*args: object) -> None:
-        raise OSError(24, "Too many open files")
-
-    monkeypatch.setattr(asyncio, "start_server", refuse)
-    proxy = FaultProxy(0)
-    with pytest.raises(OSError, match="Too many open files"):
-        proxy.__enter__()
-    assert not proxy._thread.is_alive()
 
 
 # The server

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 import pytest
 from conversations import Conversation, MakeService, S
 from peers import DEADLINE, Collector, ServerProcess
-from proxy import DOWN, UP, FaultProxy
 
 from tunnel import (
     ConnectionLostError,
@@ -25,6 +24,7 @@ from tunnel import (
     TunnelErrorCategory,
 )
 from tunnel.gateway import GatewayThread
+from tunnel.testing import DOWN, UP, FaultProxy
 
 RESERVED = 0x70  # bits of a frame's first byte that must be 0
 GARBAGE = b"\xff\xff garbage"

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 import pytest
 from conversations import Conversation, MakeService, S
 from peers import DEADLINE, Collector, Peer, RawServer, ServerProcess
-from proxy import DOWN, UP, FaultProxy
 
 from tunnel import (
     ConnectionLostError,
@@ -21,6 +20,7 @@ from tunnel import (
     TunnelErrorCategory,
 )
 from tunnel.gateway import GatewayThread
+from tunnel.testing import DOWN, UP, FaultProxy
 
 TIMEOUT = 0.3
 

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 import pytest
 from conversations import Conversation, MakeService, S, message
 from peers import DEADLINE, ServerProcess
-from proxy import DOWN, UP, FaultProxy
 
 from tunnel import (
     ConnectionClosedByPeerError,
@@ -20,6 +19,7 @@ from tunnel import (
     TunnelErrorCategory,
 )
 from tunnel.gateway import GatewaySession, GatewayThread
+from tunnel.testing import DOWN, UP, FaultProxy
 
 AT_ONCE = 1.0  # seconds, of which nearly all are for a machine that is busy
 PONG_TIMEOUT = 0.4

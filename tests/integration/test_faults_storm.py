@@ -16,9 +16,9 @@ from contextlib import AbstractContextManager
 import pytest
 from conversations import Conversation, MakeService, message
 from peers import DEADLINE
-from proxy import DOWN, UP, FaultProxy
 
 from tunnel.gateway import GatewaySession, GatewayThread
+from tunnel.testing import DOWN, UP, FaultProxy
 
 _PONG_TIMEOUT = 0.3
 _WAYS = ((UP,), (DOWN,), (UP, DOWN))
@@ -60,7 +60,7 @@ SPELLS: dict[str, Lasting] = {
     "duplicating": lambda proxy, rng: proxy.duplicating(late=rng.choice([0.0, 0.1])),
     "refusing": lambda proxy, rng: proxy.refusing(),
     "ignoring": lambda proxy, rng: proxy.ignoring(),
-    "cutting": lambda proxy, rng: proxy.cutting(random.Random(rng.random()), (0.01, 0.05)),
+    "cutting": lambda proxy, rng: proxy.cutting((0.01, 0.05), seed=rng.getrandbits(32)),
 }
 
 _FOR_NEW_LINKS = {"duplicating", "refusing", "ignoring"}  # which do nothing to the present one

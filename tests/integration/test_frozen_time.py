@@ -8,9 +8,9 @@ from collections.abc import Callable
 import freezegun
 import pytest
 from peers import DEADLINE, Collector, ServerProcess
-from proxy import FaultProxy
 
 from tunnel import TunnelConnectionState, TunnelService
+from tunnel.testing import FaultProxy
 
 MakeService = Callable[..., TunnelService]
 S = TunnelConnectionState

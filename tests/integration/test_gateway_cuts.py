@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import pytest
 import websockets
 from gateway_client import TunnelClient
-from proxy import FaultProxy
 
 from tunnel.gateway import GatewaySession, GatewayThread
 from tunnel.session import Item
 from tunnel.session_frames import Resumed
+from tunnel.testing import FaultProxy
 
 SEEDS = range(4)
 

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 from gateway_client import TunnelClient
-from proxy import FaultProxy
 from websockets.asyncio.client import connect
 
 from tunnel.gateway import GatewayThread
 from tunnel.session_frames import Resumed
+from tunnel.testing import FaultProxy
 
 QUICK = {"ping_interval": 0.1, "ping_timeout": 0.2}
 

@@ -10,7 +10,6 @@ import time
 import pytest
 import websocket
 from peers import DEADLINE, TEXT, Collector, Peer, RawServer, ServerProcess
-from proxy import FaultProxy
 
 from tunnel import (
     ConnectionClosedByPeerError,
@@ -25,6 +24,7 @@ from tunnel import (
     TunnelConnectionState,
     TunnelService,
 )
+from tunnel.testing import FaultProxy
 
 
 @pytest.mark.requirement("6.1", "6.3")

@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import pytest
 from peers import DEADLINE, Collector, ServerProcess
-from proxy import FaultProxy
 
 from statemachine import replay
 from tunnel import LIFECYCLE, TunnelConnectionState, TunnelError, TunnelService
+from tunnel.testing import FaultProxy
 
 MakeService = Callable[..., TunnelService]
 S = TunnelConnectionState

@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import pytest
 from peers import CLOSE, DEADLINE, TEXT, Collector, Peer, RawServer, ServerProcess
-from proxy import DOWN, UP, FaultProxy
 
 from statemachine import replay
 from tunnel import (
@@ -24,6 +23,7 @@ from tunnel import (
     TunnelConnectionState,
     TunnelService,
 )
+from tunnel.testing import DOWN, UP, FaultProxy
 
 MakeService = Callable[..., TunnelService]
 S = TunnelConnectionState

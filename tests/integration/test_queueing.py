@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import pytest
 from peers import BINARY, CLOSE, DEADLINE, TEXT, Collector, Peer, RawServer, ServerProcess, frame
-from proxy import UP, FaultProxy
 
 from tunnel import (
     BackpressureSignal,
@@ -19,6 +18,7 @@ from tunnel import (
     TunnelConnectionState,
     TunnelService,
 )
+from tunnel.testing import UP, FaultProxy
 
 MakeService = Callable[..., TunnelService]
 S = TunnelConnectionState

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import pytest
 from peers import BINARY, DEADLINE, Collector, Peer, RawServer, ServerProcess, frame
-from proxy import FaultProxy
 
 from tunnel import InvalidStateError, TunnelConnectionState, TunnelService
+from tunnel.testing import FaultProxy
 
 MakeService = Callable[..., TunnelService]
 S = TunnelConnectionState

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pytest
 from gateways import GatewayProcess
-from proxy import FaultProxy
 
 from tunnel import (
     RequestQueue,
@@ -30,6 +29,7 @@ from tunnel import (
 )
 from tunnel.backpressure import BackpressureSignal
 from tunnel.gateway import GatewayThread
+from tunnel.testing import FaultProxy
 
 MakeService = Callable[..., TunnelService]
 
@@ -91,7 +91,7 @@ def echo_through_cuts(
     with GatewayThread("echo") as gateway, proxied(gateway.port) as (proxy, url):
         service = make_service(on_message=received)
         service.connect(url)
-        with proxy.cutting(rng, (interval / 2, interval * 1.5)):
+        with proxy.cutting((interval / 2, interval * 1.5), seed=rng.getrandbits(32)):
             for number in range(count):
                 service.send(message(number, big), timeout=None)
             assert received.complete.wait(_PATIENCE), f"{received.count} of {count} came back"
@@ -148,7 +148,7 @@ def ask_through_cuts(
                         wrong.append(answer)
 
         workers = [threading.Thread(target=ask, args=(number,)) for number in range(threads)]
-        with proxy.cutting(rng, (0.1, 0.3)):
+        with proxy.cutting((0.1, 0.3), seed=rng.getrandbits(32)):
             for worker in workers:
                 worker.start()
             for worker in workers:
@@ -224,7 +224,8 @@ def test_a_killed_program_sends_exactly_once(tmp_path: Path, rng: random.Random)
     gateway = GatewayProcess(
         "--handler", "recording:record", environment={"RECORDING": str(recording)}
     )
-    with gateway, proxied(gateway.port) as (proxy, url), proxy.cutting(rng, (0.1, 0.4)):
+    cuts = {"every": (0.1, 0.4), "seed": rng.getrandbits(32)}
+    with gateway, proxied(gateway.port) as (proxy, url), proxy.cutting(**cuts):
         for run in range(4):
             sender = start_sender(url, tmp_path / "queue", f"run{run}", 1_000_000)
             accepted[f"run{run}"] = len(reported(sender, rng, 1.0))

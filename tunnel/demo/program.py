@@ -13,7 +13,6 @@ from typing import Protocol, TextIO
 from tunnel.demo.errors import DemoError
 from tunnel.demo.journal import Gauges
 from tunnel.demo.plain_view import PlainView
-from tunnel.demo.proxy import FaultProxy
 from tunnel.demo.recorder import Note, Recorder
 from tunnel.demo.report import Report
 from tunnel.demo.resending import Resending
@@ -22,6 +21,7 @@ from tunnel.demo.server_process import ServerProcess
 from tunnel.pictures import draw_timeline
 from tunnel.recording import Recording
 from tunnel.service import TunnelService
+from tunnel.testing import FaultProxy
 
 _TIMEOUT = 10.0  # seconds for the first connection, and for the last goodbye
 
@@ -110,7 +110,7 @@ def _play(stage: Stage, recorder: Recorder) -> None:
     recorder.note(f"a gateway {where}, echoes messages")
     graceful = False  # who is interrupted does not wait for goodbyes
     try:
-        service.connect(f"ws://127.0.0.1:{stage.proxy.port}/", timeout=_TIMEOUT)
+        service.connect(stage.proxy.url, timeout=_TIMEOUT)
         Scenario(stage, recorder, CUTS).run()
         graceful = True
     finally:

@@ -15,15 +15,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 from tunnel.config import TunnelConfig
 from tunnel.demo.errors import DemoError
-from tunnel.demo.proxy import FaultProxy
 from tunnel.demo.recorder import Recorder
 from tunnel.demo.resending import Resending
 from tunnel.demo.server_process import ServerProcess
 from tunnel.service import TunnelService
+from tunnel.testing import UP, FaultProxy
 
 CONFIG = TunnelConfig(
     reconnect_base_delay=0.5,
@@ -45,12 +46,17 @@ _DEADLINE = 30.0  # seconds in which each step must have happened
 
 @dataclass(frozen=True)
 class Stage:
-    """What the scenario plays with."""
+    """What the scenario plays with.
+
+    Attributes:
+        faults: Those of the proxy that last until they are mended.
+    """
 
     service: TunnelService
     proxy: FaultProxy
     server: ServerProcess
     resending: Resending
+    faults: ExitStack = field(default_factory=ExitStack)
 
 
 def _kill(stage: Stage) -> None:
@@ -81,7 +87,7 @@ class Cut:
 
     name: str
     title: str
-    begin: Callable[[Stage], None]
+    begin: Callable[[Stage], object]
     burst: int = _AROUND
     caution: str = ""
     until_attempt: int = 1
@@ -98,15 +104,15 @@ CUTS = (
     Cut(
         "burst",
         f"a burst of {_BURST} messages, cut in the midst of it",
-        begin=lambda stage: stage.proxy.reset_after(8000),  # of some 20,000 bytes, there and back
+        begin=lambda stage: stage.proxy.cut(UP, 4000),  # of some 10,000 bytes, there and back each
         burst=_BURST,
     ),
     Cut(
         "silence",
         "the network falls silent; a heartbeat notices",
-        begin=lambda stage: stage.proxy.silence(),
+        begin=lambda stage: stage.faults.enter_context(stage.proxy.blackhole()),
         until_attempt=2,
-        mend=lambda stage: stage.proxy.resume(),
+        mend=lambda stage: stage.faults.close(),
         mended="the network is back, without what it had swallowed",
     ),
     Cut(

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import random
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import freezegun
 import pytest
 from peers import frame
-from proxy import DOWN, UP, FaultProxy
+
+from tunnel.errors import InvalidStateError
+from tunnel.testing import DOWN, UP, FaultProxy
 
 DATA = random.Random(1).randbytes(1000)
 PATIENCE = 10.0
@@ -349,22 +356,179 @@ def test_a_duplicate_that_the_server_does_not_want(wire: Wire) -> None:
     assert read(client, 1) == b"z"
 
 
+def lengths(wire: Wire, connections: int) -> list[tuple[int, str]]:
+    """How much passes of each of some connections, and how it ends."""
+    found = []
+    for _ in range(connections):
+        client, server = wire.connect()
+        client.sendall(DATA)
+        data, how = rest(server)
+        assert DATA.startswith(data)
+        found.append((len(data), how))
+    return found
+
+
 def test_cutting_is_repeatable(wire: Wire) -> None:
     """Chance cuts connections in the midst, and what has passed before the cut is right."""
-    with wire.proxy.cutting(random.Random(3), (0.0, 0.0)):
-        for _ in range(10):
-            client, server = wire.connect()
-            client.sendall(DATA)
-            data, _ = rest(server)
-            assert DATA.startswith(data)
+    with wire.proxy.cutting((0.0, 0.0), seed=3):
+        found = lengths(wire, 10)
     assert wire.proxy.cuts == 10
+    assert len(set(found)) > 5
+    with wire.proxy.cutting((0.0, 0.0), seed=3):
+        assert lengths(wire, 10) == found
     client, server = wire.connect()
     client.sendall(DATA)
     assert read(server, 1000) == DATA
 
 
+def test_cutting_after_is_repeatable(wire: Wire) -> None:
+    """Each connection lives for the bytes that the seed gives it, in the direction it gives it."""
+
+    def run(seed: int) -> list[tuple[int, int]]:
+        found = []
+        with wire.proxy.cutting_after((1, 999), seed=seed):
+            for _ in range(8):
+                client, server = wire.connect()
+                client.sendall(DATA)
+                up = 0
+                with contextlib.suppress(ConnectionError):  # of a connection that was cut
+                    while up < 1000 and (data := server.recv(1000)):
+                        up += len(data)
+                    server.sendall(DATA)
+                found.append((up, len(rest(client)[0])))
+        return found
+
+    first = run(1)
+    assert run(1) == first != run(2)
+    assert all(sum(passed) < 2000 for passed in first)
+    assert {passed[0] == 1000 for passed in first} == {True, False}  # both directions are cut
+    assert wire.proxy.cuts == 24
+    with wire.proxy.cutting_after((10, 10), seed=1):
+        client, server = wire.connect()
+    client.sendall(DATA)
+    server.sendall(DATA)
+    assert (read(server, 1000), read(client, 1000)) == (DATA, DATA)  # it is called off
+
+
+def test_passing_bytes_and_ends(wire: Wire) -> None:
+    """Bytes pass both ways, and the end of one side becomes that of the other."""
+    client, server = wire.connect()
+    client.sendall(b"there")
+    assert read(server, 5) == b"there"
+    client.shutdown(socket.SHUT_WR)
+    assert rest(server) == (b"", "fin")
+    server.sendall(b"and back")
+    server.close()
+    assert rest(client) == (b"and back", "fin")
+    assert wire.proxy.wait_idle()
+    assert (wire.proxy.accepted, wire.proxy.forwarded) == (1, {UP: 5, DOWN: 8})
+
+
+def test_a_black_hole(wire: Wire) -> None:
+    """Nothing arrives; afterwards what was sent on new connections does, and old ones are reset."""
+    client, server = wire.connect()
+    with wire.proxy.blackhole():
+        client.sendall(b"lost")
+        later, its_server = wire.connect()
+        later.sendall(b"late")
+        assert is_quiet(server, 0.05)
+        assert is_quiet(its_server, 0.05)
+    assert read(its_server, 4) == b"late"
+    assert rest(server) == (b"", "reset")
+    assert rest(client) == (b"", "reset")
+
+
+def test_nested_faults(wire: Wire) -> None:
+    """A fault holds until the last one of its kind is over, in whatever order they end."""
+    client, server = wire.connect()
+    faults = [contextlib.ExitStack() for _ in range(2)]
+    for stack in faults:
+        for make in (wire.proxy.silent, wire.proxy.refusing, wire.proxy.ignoring):
+            stack.enter_context(make())
+    client.sendall(b"x")
+    faults[0].close()
+    assert is_quiet(server, 0.05)
+    with pytest.raises(ConnectionRefusedError):
+        wire.dial()
+    faults[1].close()
+    assert read(server, 1) == b"x"
+    wire.connect()
+
+
+def test_delays_while_time_is_frozen(wire: Wire) -> None:
+    """Delays are real, also while freezegun holds the time of the test still."""
+    with freezegun.freeze_time("2026-03-01"):
+        client, server = wire.connect()
+        with wire.proxy.delaying(0.05), wire.proxy.dripping(0.001):
+            client.sendall(DATA[:20])
+            assert read(server, 20) == DATA[:20]
+
+
 def test_nobody_behind_it(wire: Wire) -> None:
     """While nobody listens behind the proxy, clients are reset."""
     wire.proxy.target = 1
+    assert wire.proxy.target == 1
     with pytest.raises(ConnectionResetError):
         wire.dial().recv(1)
+
+
+def test_a_silent_proxy_can_be_stopped(wire: Wire) -> None:
+    """Stopping does not wait for what is held back; what lasted is over then, too."""
+    client, _ = wire.connect()
+    with wire.proxy.silent(), wire.proxy.refusing(), wire.proxy.blackhole():
+        client.sendall(b"?")
+        wire.proxy.stop()
+        assert rest(client) == (b"", "reset")
+    wire.proxy.stop()  # twice does no harm
+    with pytest.raises(InvalidStateError, match="has been stopped"):
+        wire.proxy.reset()
+    with pytest.raises(InvalidStateError, match="started before"):
+        wire.proxy.start()
+
+
+def test_a_proxy_that_was_not_started() -> None:
+    """It has no faults to make, and says so; stopping it does no harm."""
+    proxy = FaultProxy(1)
+    with pytest.raises(InvalidStateError, match="use it in a with statement"):
+        proxy.reset()
+    with pytest.raises(InvalidStateError), proxy.silent():
+        pytest.fail("nothing is silent")
+    proxy.stop()
+
+
+@pytest.mark.parametrize("call", ["listen", "bind"])
+def test_a_proxy_that_cannot_listen_leaves_nothing(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the port cannot be had, the error is raised, and no thread is there."""
+
+    def refuse(*args: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(socket.socket, call, refuse)
+    before = threading.active_count()
+    with pytest.raises(OSError, match="Too many open files"), FaultProxy(1):
+        pytest.fail("it listens")
+    assert threading.active_count() == before
+
+
+def test_what_makes_no_sense_is_refused(wire: Wire) -> None:
+    """Each argument is checked where it is given."""
+    proxy: Any = wire.proxy
+    for call, sentence in {
+        lambda: proxy.silent("sideways"): 'a direction is "up"',
+        lambda: proxy.cut("both", 1): 'a direction is "up"',
+        lambda: proxy.cut("up", 1, "fun"): 'by "reset" or "fin", not \'fun\'',
+        lambda: proxy.cut("up", -1): "after is a finite number that is not negative",
+        lambda: proxy.flip("up", 0, 256): "1 to 255, not 256",
+        lambda: proxy.delaying(-1): "a delay is a finite number",
+        lambda: proxy.throttling(0): "a rate in bytes per second is a positive",
+        lambda: proxy.dripping(math.nan): "a pause is a finite number",
+        lambda: proxy.duplicating(-1): "late is a finite number",
+        lambda: proxy.cutting((2, 1), seed=1): "every is the least and the most",
+        lambda: proxy.cutting_after((1,), seed=1): "sizes is the least and the most",
+        lambda: setattr(proxy, "target", "here"): "a port on 127.0.0.1, or a URL",
+    }.items():
+        with pytest.raises(ValueError, match=sentence):
+            call()
+    assert proxy.silent("down", "up", "up") is not None

@@ -10,8 +10,14 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
 
-UP, DOWN = "up", "down"  # from the client to the server, and back
+Direction: TypeAlias = Literal["up", "down"]
+"""From the client to the server, or back."""
+Ending: TypeAlias = Literal["reset", "fin"]
+"""How a connection ends: by RST, as when the peer's machine has crashed, or in good order."""
+UP: Final = "up"
+DOWN: Final = "down"
 CHUNK = 64 * 1024
 _HELD = 256 * 1024  # bytes that a pipe holds before no more are read for it
 
@@ -23,9 +29,9 @@ class Cut(Exception):
         how: "reset" or "fin".
     """
 
-    def __init__(self, how: str) -> None:
+    def __init__(self, how: Ending) -> None:
         super().__init__(how)
-        self.how = how
+        self.how: Ending = how
 
 
 @dataclass
@@ -46,7 +52,7 @@ class Shape:
 
 
 class Strike:
-    """A fault that strikes once, at an exact byte of one direction.
+    """A fault that strikes once, at an exact byte of one direction; a `FaultProxy` makes it.
 
     Args:
         act: Does it to the pipe that strikes it; may raise `Cut`.
@@ -81,7 +87,11 @@ class Strike:
         return self._happened.is_set()
 
     def wait(self, timeout: float = 20.0) -> bool:
-        """Wait until it has struck. For any other thread."""
+        """Wait until it has struck, so many seconds at most. For any other thread.
+
+        Returns:
+            Whether it has.
+        """
         return self._happened.wait(timeout)
 
 
@@ -149,6 +159,7 @@ class Pipe:
     Args:
         shape: How they are held up.
         strikes: What is to be done to them; those that have struck are taken out.
+        own: The same, for this pipe alone.
 
     Attributes:
         passed: How many have gone out, of those that came in.
@@ -159,6 +170,7 @@ class Pipe:
 
     shape: Shape
     strikes: list[Strike]
+    own: list[Strike] = field(default_factory=list)
     passed: int = 0
     frames: FrameWalk = field(default_factory=FrameWalk)
     has_ended: bool = False
@@ -235,22 +247,25 @@ class Pipe:
 
     def _strike(self, most: int) -> int:
         """Strike if it is time. Returns how many bytes may pass before it is time again."""
-        for strike in tuple(self.strikes):
-            distance = strike.distance(self)
-            if distance == 0:
-                self.strikes.remove(strike)
-                strike.note()
-                strike.act(self)
-                return most
-            most = min(most, distance)
+        for strikes in (self.strikes, self.own):
+            for strike in tuple(strikes):
+                distance = strike.distance(self)
+                if distance == 0:
+                    self._do(strike, strikes)
+                    return most
+                most = min(most, distance)
         return most
 
     def _cut_behind(self) -> None:
-        for strike in tuple(self.strikes):
-            if strike.is_cut and strike.distance(self) == 0:
-                self.strikes.remove(strike)
-                strike.note()
-                strike.act(self)
+        for strikes in (self.strikes, self.own):
+            for strike in tuple(strikes):
+                if strike.is_cut and strike.distance(self) == 0:
+                    self._do(strike, strikes)
+
+    def _do(self, strike: Strike, strikes: list[Strike]) -> None:
+        strikes.remove(strike)
+        strike.note()
+        strike.act(self)
 
     # What strikes may do
 

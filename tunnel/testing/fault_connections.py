@@ -9,36 +9,48 @@ import contextlib
 import selectors
 import socket
 import struct
-import time
 from collections.abc import Callable
 from typing import Protocol
 
-from proxy_streams import CHUNK, DOWN, UP, Cut, Pipe, Shape, Strike
+from tunnel.testing.fault_loop import Loop, now
+from tunnel.testing.fault_streams import (
+    CHUNK,
+    DOWN,
+    UP,
+    Cut,
+    Direction,
+    Ending,
+    Pipe,
+    Shape,
+    Strike,
+)
 
 
-class Loop(Protocol):
+class Owner(Protocol):
     """What a connection asks of its proxy.
 
     Attributes:
-        selector: Calls `data(fileobj, events)` of a key.
         shapes: Of each direction.
         strikes: Of each direction.
         forwarded: Counts bytes.
     """
 
-    selector: selectors.BaseSelector
-    shapes: dict[str, Shape]
-    strikes: dict[str, list[Strike]]
-    forwarded: dict[str, int]
+    shapes: dict[Direction, Shape]
+    strikes: dict[Direction, list[Strike]]
+    forwarded: dict[Direction, int]
 
-    def call_at(self, when: float, call: Callable[[], None]) -> None:
-        """Call back at that time, of `time.monotonic()`."""
+    @property
+    def loop(self) -> Loop:
+        """In whose thread all happens."""
+        ...
 
-    def before_write(self, way: str, size: int) -> None:
+    def before_write(self, way: Direction, size: int) -> None:
         """So many bytes are about to pass."""
+        ...
 
     def forget(self, connection: Connection | Twin) -> None:
         """It is over."""
+        ...
 
 
 class Alarm:
@@ -56,7 +68,7 @@ class Alarm:
             self._loop.call_at(when, self._ring)
 
     def _ring(self) -> None:
-        if self._when is not None and self._when <= time.monotonic():
+        if self._when is not None and self._when <= now():
             self._when = None
             self._call()
 
@@ -65,24 +77,31 @@ class Connection:
     """A client, a server, and the bytes between them.
 
     Args:
-        loop: The proxy.
+        owner: The proxy.
         client: Accepted.
         server: Connected.
         twin: Gets what the client says, too.
     """
 
     def __init__(
-        self, loop: Loop, client: socket.socket, server: socket.socket, twin: Twin | None
+        self, owner: Owner, client: socket.socket, server: socket.socket, twin: Twin | None
     ) -> None:
-        self._loop = loop
+        self._owner, self._loop = owner, owner.loop
         self._client, self._server = client, server
         self._twin = twin
-        self.pipes = {way: Pipe(loop.shapes[way], loop.strikes[way]) for way in (UP, DOWN)}
+        self.pipes: dict[Direction, Pipe] = {
+            UP: Pipe(owner.shapes[UP], owner.strikes[UP]),
+            DOWN: Pipe(owner.shapes[DOWN], owner.strikes[DOWN]),
+        }
         self._discards = False  # after `fin`: what the client still sends goes nowhere
-        self._alarm = Alarm(loop, self.attend)
+        self._alarm = Alarm(self._loop, self.attend)
         for sock in (client, server):
             prepare(sock)
         self.attend()
+
+    def end(self, how: Ending) -> None:
+        """End it, to both ends."""
+        (self.reset if how == "reset" else self.fin)()
 
     def reset(self) -> None:
         """Break it with RST, to both ends."""
@@ -92,7 +111,7 @@ class Connection:
 
     def fin(self) -> None:
         """End it with FIN, to both ends."""
-        unwatch(self._loop, self._server)
+        self._loop.unwatch(self._server)
         self._server.close()
         self._discards = True
         self.pipes[DOWN].is_over = True
@@ -107,23 +126,24 @@ class Connection:
             return
         up, down = self.pipes[UP], self.pipes[DOWN]
         if self._discards:
-            watch(self._loop, self._client, selectors.EVENT_READ, self._on_event)
+            self._loop.watch(self._client, selectors.EVENT_READ, self._on_event)
             return
-        watch(self._loop, self._client, self._interest(up, down), self._on_event)
-        watch(self._loop, self._server, self._interest(down, up), self._on_event)
+        self._loop.watch(self._client, self._interest(up, down), self._on_event)
+        self._loop.watch(self._server, self._interest(down, up), self._on_event)
 
     def _interest(self, reads: Pipe, writes: Pipe) -> int:
         interest = selectors.EVENT_READ if reads.has_room else 0
         ready_at = writes.ready_at()
         if ready_at is not None:
-            if ready_at <= time.monotonic():
+            if ready_at <= now():
                 interest |= selectors.EVENT_WRITE
             else:
                 self._alarm.set(ready_at)
         return interest
 
     def _on_event(self, sock: socket.socket, events: int) -> None:
-        reads, writes = (UP, DOWN) if sock is self._client else (DOWN, UP)
+        reads: Direction = UP if sock is self._client else DOWN
+        writes: Direction = DOWN if sock is self._client else UP
         try:
             if events & selectors.EVENT_READ:
                 self._read(sock, reads)
@@ -132,7 +152,7 @@ class Connection:
         except BlockingIOError:
             pass
         except Cut as cut:
-            (self.reset if cut.how == "reset" else self.fin)()
+            self.end(cut.how)
             return
         except OSError:  # one end has broken: so has the other
             self.reset()
@@ -144,41 +164,41 @@ class Connection:
         else:
             self.attend()
 
-    def _read(self, sock: socket.socket, way: str) -> None:
+    def _read(self, sock: socket.socket, way: Direction) -> None:
         data = sock.recv(CHUNK)
         if self._discards:
             self.pipes[UP].is_over = not data
             return
-        now = time.monotonic()
-        self.pipes[way].take(data, now)
+        came = now()
+        self.pipes[way].take(data, came)
         if way == UP and self._twin is not None:
-            self._twin.take(data, now)
+            self._twin.take(data, came)
 
-    def _write(self, sock: socket.socket, way: str) -> None:
+    def _write(self, sock: socket.socket, way: Direction) -> None:
         pipe = self.pipes[way]
-        now = time.monotonic()
+        present = now()
         ready_at = pipe.ready_at()
-        if ready_at is None or ready_at > now:
+        if ready_at is None or ready_at > present:
             return  # a fault of this very round is in the way
-        self._loop.before_write(way, pipe.ready_size)
+        self._owner.before_write(way, pipe.ready_size)
 
         def send(data: bytes) -> int:
             count = sock.send(data)
-            self._loop.forwarded[way] += count
+            self._owner.forwarded[way] += count
             return count
 
-        pipe.give(send, lambda: sock.shutdown(socket.SHUT_WR), now)
+        pipe.give(send, lambda: sock.shutdown(socket.SHUT_WR), present)
 
     def _end_twin(self) -> None:
         if self._twin is not None:
-            self._twin.take(b"", time.monotonic())
+            self._twin.take(b"", now())
             self._twin = None
 
     def _forget(self) -> None:
-        unwatch(self._loop, self._client)
-        unwatch(self._loop, self._server)
+        self._loop.unwatch(self._client)
+        self._loop.unwatch(self._server)
         self._end_twin()
-        self._loop.forget(self)
+        self._owner.forget(self)
 
 
 class Twin:
@@ -187,30 +207,30 @@ class Twin:
     What the server answers is dropped. It ends when the client's connection has, and all was said.
 
     Args:
-        loop: The proxy.
+        owner: The proxy.
         server: Connected.
         late: Seconds by which it says everything later.
     """
 
-    def __init__(self, loop: Loop, server: socket.socket, late: float) -> None:
-        self._loop = loop
+    def __init__(self, owner: Owner, server: socket.socket, late: float) -> None:
+        self._owner, self._loop = owner, owner.loop
         self._server = server
         self._late = late
         self._pipe = Pipe(Shape(), [])
-        self._alarm = Alarm(loop, self.attend)
+        self._alarm = Alarm(self._loop, self.attend)
         prepare(server)
         self.attend()
 
-    def take(self, data: bytes, now: float) -> None:
-        """The client has said this; nothing: it has gone."""
+    def take(self, data: bytes, came: float) -> None:
+        """The client has said this, at that time; nothing: it has gone."""
         if self._server.fileno() >= 0 and not self._pipe.has_ended:
-            self._pipe.take(data, now, self._late)
+            self._pipe.take(data, came, self._late)
             self.attend()
 
     def reset(self) -> None:
         """End it."""
-        unwatch(self._loop, self._server)
-        self._loop.forget(self)
+        self._loop.unwatch(self._server)
+        self._owner.forget(self)
         reset(self._server)
 
     def attend(self) -> None:
@@ -220,18 +240,18 @@ class Twin:
         interest = selectors.EVENT_READ
         ready_at = self._pipe.ready_at()
         if ready_at is not None:
-            if ready_at <= time.monotonic():
+            if ready_at <= now():
                 interest |= selectors.EVENT_WRITE
             else:
                 self._alarm.set(ready_at)
-        watch(self._loop, self._server, interest, self._on_event)
+        self._loop.watch(self._server, interest, self._on_event)
 
     def _on_event(self, sock: socket.socket, events: int) -> None:
         try:
             if events & selectors.EVENT_READ and not sock.recv(CHUNK):
                 raise ConnectionError("the server has hung up")
             if events & selectors.EVENT_WRITE:
-                self._pipe.give(sock.send, lambda: None, time.monotonic())
+                self._pipe.give(sock.send, lambda: None, now())
         except BlockingIOError:
             pass
         except OSError:
@@ -247,25 +267,6 @@ def prepare(sock: socket.socket) -> None:
     """Never block, never wait for more to send."""
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def watch(
-    loop: Loop, sock: socket.socket, interest: int, call: Callable[[socket.socket, int], None]
-) -> None:
-    """Be called when the socket is ready for that, and for nothing else."""
-    known = sock in loop.selector.get_map()
-    if known and interest:
-        loop.selector.modify(sock, interest, call)
-    elif known:
-        loop.selector.unregister(sock)
-    elif interest:
-        loop.selector.register(sock, interest, call)
-
-
-def unwatch(loop: Loop, sock: socket.socket) -> None:
-    """Be called no more."""
-    if sock.fileno() >= 0 and sock in loop.selector.get_map():
-        loop.selector.unregister(sock)
 
 
 def reset(sock: socket.socket) -> None:
