@@ -35,7 +35,7 @@ lint: $(VENV)/.stamp-test ## ruff: its rules, and its formatting
 	@$(BIN)/ruff format --check --quiet . || { echo "not formatted; run: ruff format ." >&2; exit 1; }
 
 types: $(VENV)/.stamp-test ## mypy --strict, also as on Windows and macOS
-	@$(BIN)/mypy --strict statemachine tunnel benchmarks tests/typing $(ARGS)
+	@$(BIN)/mypy --strict statemachine tunnel pytest_tunnel.py benchmarks tests/typing $(ARGS)
 	@$(BIN)/mypy --strict --platform win32 --cache-dir .mypy_cache/win32 statemachine tunnel $(ARGS)
 	@$(BIN)/mypy --strict --platform darwin --cache-dir .mypy_cache/darwin statemachine tunnel $(ARGS)
 

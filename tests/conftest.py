@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Ours is found by its entry point where the package is installed; from a mere checkout, by this.
+pytest_plugins = ("pytest_tunnel", "pytester")
+
 # A loaded machine is no bug. In CI (.ci/run sets it) the same examples are tried each time, so that
 # a change is not blamed for what chance found; elsewhere chance goes on looking.
 settings.register_profile(

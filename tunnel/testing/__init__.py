@@ -14,6 +14,7 @@ from tunnel.testing.clock import FakeClock, FakeTimer
 from tunnel.testing.driving import drive
 from tunnel.testing.fault_proxy import FaultProxy
 from tunnel.testing.fault_streams import DOWN, UP, Direction, Ending, Strike
+from tunnel.testing.fixtures import StartGateway, StartProxy
 from tunnel.testing.gateway import ScriptedGateway
 from tunnel.testing.scripted import ScriptedTransport
 
@@ -27,6 +28,8 @@ __all__ = [
     "FaultProxy",
     "ScriptedGateway",
     "ScriptedTransport",
+    "StartGateway",
+    "StartProxy",
     "Strike",
     "drive",
 ]
