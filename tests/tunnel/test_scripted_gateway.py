@@ -10,8 +10,7 @@ from tunnel.config import TunnelConfig
 from tunnel.errors import SessionLostError
 from tunnel.lifecycle import TunnelConnectionState
 from tunnel.outbox import Message
-from tunnel.request_frames import TunnelRequest, decode_request, encode_response
-from tunnel.responses import Headers, TunnelResponse
+from tunnel.request_frames import TunnelRequest, decode_request
 from tunnel.service import TunnelService
 from tunnel.session_frames import FrameKind, Limits, Parcel
 from tunnel.testing import FakeClock, ScriptedGateway, ScriptedTransport, drive
@@ -218,15 +217,18 @@ def test_requests_and_answers(world: World) -> None:
     """Requests are kept apart; their answers are sent as anything else."""
 
     def answer(parcel: Parcel) -> None:
-        if parcel.kind is FrameKind.REQUEST:
-            request: TunnelRequest = decode_request(parcel)
-            response = TunnelResponse(request.request_id, 200, Headers({}), request.payload, 0.0)
-            world.gateway.send(Parcel(FrameKind.RESPONSE, encode_response(response)))
+        request: TunnelRequest = decode_request(parcel)
+        world.gateway.respond(parcel, request.payload, status_code=201)
 
     world.gateway.on_request = answer
-    assert world.service.request("hello").payload == b"hello"
+    response = world.service.request("hello")
+    assert (response.status_code, response.payload) == (201, b"hello")
+    world.gateway.on_request = lambda parcel: world.gateway.respond(parcel, "text")
+    assert world.service.request("hello").payload == b"text"
     world.gateway.on_request = None
     world.service.submit("again").cancel()
     world.run()
     kinds = [parcel.kind for parcel in world.gateway.requests]
-    assert kinds == [FrameKind.REQUEST, FrameKind.REQUEST, FrameKind.CANCEL]
+    assert kinds == [*[FrameKind.REQUEST] * 3, FrameKind.CANCEL]
+    with pytest.raises(ValueError, match="a cancellation is not answered"):
+        world.gateway.respond(world.gateway.requests[-1])

@@ -24,7 +24,7 @@ from tunnel.testing.fault_arguments import (
     positive,
 )
 from tunnel.testing.fault_connections import Connection
-from tunnel.testing.fault_relay import Change, Relay
+from tunnel.testing.fault_relay import Change, Lengths, Relay
 from tunnel.testing.fault_streams import Cut, Direction, Ending, Pipe, Strike
 
 
@@ -201,17 +201,19 @@ class FaultProxy:
         )
 
     def cutting_after(
-        self, sizes: tuple[int, int], *, seed: int
+        self, sizes: tuple[int, int], *directions: Direction, seed: int
     ) -> contextlib.AbstractContextManager[None]:
         """Let each new connection live for so many bytes; the same ones, whenever it is run.
 
         Args:
             sizes: Bytes of one direction after which a connection is cut, at least and at most.
+            directions: From which that one is drawn. A connection on which its direction does not
+                carry as much is not cut.
             seed: Of the direction, the size, and of whether by RST or FIN: of the first connection,
                 the second, and so on.
         """
         between("sizes", sizes)
-        lengths = (random.Random(seed), sizes)
+        lengths = Lengths(random.Random(seed), sizes, directions_of(directions))
         return self._holding(
             lambda: self._relay.cut_after(lengths), lambda: self._relay.cut_after(None)
         )

@@ -33,6 +33,15 @@ class Change:
     values: dict[str, object]
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """How long connections live: of which chance, between which sizes, in one of which ways."""
+
+    rng: random.Random
+    sizes: tuple[int, int]
+    directions: tuple[Direction, ...]
+
+
 class Relay:
     """The `Owner` of connections.
 
@@ -64,7 +73,7 @@ class Relay:
         self.idle.set()
         self._pace: tuple[random.Random, tuple[float, float]] | None = None
         self._next_cut = 0.0
-        self._lengths: tuple[random.Random, tuple[int, int]] | None = None
+        self._lengths: Lengths | None = None
         self._refusals = self._ignorances = 0  # how many ask for it
         self._ignored: list[socket.socket] = []
         self._connections: set[Connection | Twin] = set()
@@ -176,8 +185,8 @@ class Relay:
         if pace is not None:
             self._next_cut = now() + pace[0].uniform(*pace[1])
 
-    def cut_after(self, lengths: tuple[random.Random, tuple[int, int]] | None) -> None:
-        """Cut each new connection by chance, after bytes between these two; None: no more."""
+    def cut_after(self, lengths: Lengths | None) -> None:
+        """Cut each new connection by chance, after so many bytes; None: no more."""
         self._lengths = lengths
         if lengths is None:
             for connection in self.connections():
@@ -252,9 +261,9 @@ class Relay:
         connection = Connection(self, client, server, twin)
         self._connections.add(connection)
         if self._lengths is not None:
-            rng, sizes = self._lengths
-            way: Direction = UP if rng.random() < 0.5 else DOWN
-            after = rng.randint(*sizes)
+            rng = self._lengths.rng
+            way = rng.choice(self._lengths.directions)
+            after = rng.randint(*self._lengths.sizes)
             strike = Strike(self._cut_by_chance(rng), after, [], is_cut=True)
             connection.pipes[way].own.append(strike)
 

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable
 
 from tunnel.outbox import Message
+from tunnel.request_frames import decode_request, encode_response
+from tunnel.responses import Headers, TunnelResponse
 from tunnel.secrets import Secret
 from tunnel.session import Session
 from tunnel.session_frames import (
@@ -51,7 +53,7 @@ class ScriptedGateway:
         resumptions: How often a link was given the session that was there.
         acknowledges: Whether what comes is taken and acknowledged.
         on_message: Called with each message; may call `send`, for an echo.
-        on_request: Called with each request; may call `send`, for its answer.
+        on_request: Called with each request and cancellation; may call `respond`.
     """
 
     def __init__(self, network: ScriptedTransport, *, limits: Limits | None = None) -> None:
@@ -74,6 +76,19 @@ class ScriptedGateway:
         """Send messages, or parcels, in the session; without a link they wait for the next."""
         self._waiting.extend(messages)
         self._write()
+
+    def respond(self, request: Parcel, payload: Message = b"", *, status_code: int = 200) -> None:
+        """Answer one of `requests`; without a link the answer waits for the next.
+
+        Raises:
+            ValueError: It is a cancellation, and nothing that can be answered.
+        """
+        if request.kind != FrameKind.REQUEST:
+            raise ValueError("a cancellation is not answered: look at the `kind` of what came")
+        number = decode_request(request).request_id
+        body = payload.encode() if isinstance(payload, str) else payload
+        response = TunnelResponse(number, status_code, Headers({}), body, 0.0)
+        self.send(Parcel(FrameKind.RESPONSE, encode_response(response)))
 
     def forget(self) -> None:
         """Know no session any more; what still comes of it leads nowhere."""
