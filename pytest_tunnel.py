@@ -14,6 +14,9 @@ import pytest
 
 if TYPE_CHECKING:
     from tunnel.testing import FakeClock, ScriptedTransport, StartGateway, StartProxy
+    from tunnel.testing.fixtures import Watch
+
+_WATCH: pytest.StashKey[Watch] = pytest.StashKey()  # of an item that uses real sockets
 
 
 @pytest.fixture
@@ -39,32 +42,45 @@ def tunnel_network(tunnel_clock: FakeClock) -> ScriptedTransport:
 
 
 @pytest.fixture
-def tunnel_gateway() -> Iterator[StartGateway]:
+def tunnel_gateway(request: pytest.FixtureRequest) -> Iterator[StartGateway]:
     """Starts real gateways: `tunnel_gateway(handler="echo", **options) -> GatewayThread`.
 
     Each listens on a free port of 127.0.0.1 (`url`, `port`), with the handler and options of
     `tunnel.gateway.Gateway`, and is stopped at the end of the test. A tunnel or handler that is
-    still running then is an error.
+    still running when all fixtures of the test have ended is an error.
     """
-    from tunnel.testing.fixtures import LeftRunning, gateways
+    from tunnel.testing.fixtures import gateways
 
-    try:
-        with gateways() as start:
-            yield start
-    except LeftRunning as left:
-        pytest.fail(str(left), pytrace=False)
+    _watch(request.node)
+    with gateways() as start:
+        yield start
 
 
 @pytest.fixture
-def tunnel_proxy() -> Iterator[StartProxy]:
+def tunnel_proxy(request: pytest.FixtureRequest) -> Iterator[StartProxy]:
     """Starts fault proxies: `tunnel_proxy(target) -> FaultProxy`, stopped at the end of the test.
 
-    A tunnel that is still running then is an error. See `tunnel.testing.FaultProxy`.
+    A tunnel that is still running when all fixtures of the test have ended is an error. See
+    `tunnel.testing.FaultProxy`.
     """
-    from tunnel.testing.fixtures import LeftRunning, proxies
+    from tunnel.testing.fixtures import proxies
 
-    try:
-        with proxies() as start:
-            yield start
-    except LeftRunning as left:
-        pytest.fail(str(left), pytrace=False)
+    _watch(request.node)
+    with proxies() as start:
+        yield start
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """After the ends of all fixtures, whatever their order: is something still running?"""
+    watch = item.stash.get(_WATCH, None)
+    complaint = watch.complaint() if watch is not None else ""
+    if complaint:
+        pytest.fail(complaint, pytrace=False)
+
+
+def _watch(item: pytest.Item) -> None:
+    from tunnel.testing.fixtures import Watch
+
+    if _WATCH not in item.stash:
+        item.stash[_WATCH] = Watch()

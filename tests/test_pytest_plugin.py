@@ -178,12 +178,40 @@ def test_a_tunnel_left_running_is_an_error(run, monkeypatch, fixture: str) -> No
 
         def test_it(service, url, {fixture}):
             service.connect(url, timeout=10)
+
+        def test_that_is_not_to_blame(service, url):
+            service.disconnect(graceful=False)
         """
     )
-    result.assert_outcomes(passed=1, errors=1)
+    result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(
         ["at the end of this test a tunnel is still running: call its disconnect(), or*"]
     )
+
+
+def test_the_order_of_fixtures_does_not_matter(run) -> None:
+    """What another fixture ends is not left running, also if that one ends after ours."""
+    result = run(
+        """
+        import pytest
+        import tunnel
+
+        @pytest.fixture
+        def connect():
+            services = []
+
+            def connect(url):
+                services.append(tunnel.connect(url))
+
+            yield connect
+            for service in services:
+                service.disconnect(graceful=False)
+
+        def test_it(connect, tunnel_gateway, tunnel_proxy):
+            connect(tunnel_proxy(tunnel_gateway().url).url)
+        """
+    )
+    result.assert_outcomes(passed=1)
 
 
 def test_a_handler_left_running_is_an_error(run, monkeypatch) -> None:
@@ -213,9 +241,12 @@ def test_a_handler_left_running_is_an_error(run, monkeypatch) -> None:
             service.send("x")
             assert began.wait(10)
             service.disconnect(graceful=False)  # else it would wait until the message is handled
+
+        def test_that_is_not_to_blame(forever):
+            forever.set()
         """
     )
-    result.assert_outcomes(passed=1, errors=1)
+    result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(
         ["at the end of this test a handler of a gateway has not returned: let it*"]
     )

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `peers`: here are no packa
 from peers import ServerProcess
 
 from tunnel import TunnelConfig, TunnelService
-from tunnel.testing import FaultProxy
+from tunnel.testing import FaultProxy, StartProxy
 
 QUICK = TunnelConfig(
     reconnect_base_delay=0.01,
@@ -100,10 +100,9 @@ def tls_echo_server(certificate: Path) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture
-def proxy(echo_server: ServerProcess) -> Iterator[FaultProxy]:
+def proxy(echo_server: ServerProcess, tunnel_proxy: StartProxy) -> FaultProxy:
     """A fault proxy before the echo server."""
-    with FaultProxy(echo_server.port) as proxy:
-        yield proxy
+    return tunnel_proxy(echo_server.port)
 
 
 @pytest.fixture(params=["websockets", "aiohttp", "ws"])

@@ -56,18 +56,39 @@ class StartProxy(Protocol):
         ...
 
 
-class LeftRunning(AssertionError):
-    """Something of this test is still running at its end. The message says what."""
+class Watch:
+    """Looks for what a test starts and leaves running.
+
+    Made at the beginning of a test, and asked for its `complaint` after all its fixtures' ends.
+    """
+
+    def __init__(self) -> None:
+        self._before = set(threading.enumerate())
+
+    def complaint(self) -> str:
+        """What is still running of tunnels, gateways and handlers, as a sentence; empty: nothing.
+
+        What is about to end gets some seconds for it.
+        """
+        present = set(threading.enumerate())
+        kinds = {_TUNNEL, _GATEWAY, _HANDLER}
+        if any(thread.name == _GATEWAY for thread in present & self._before):
+            kinds.remove(_HANDLER)  # they may be that gateway's
+        deadline = now() + _GRACE
+        left = set()
+        for thread in present - self._before:
+            kind = _HANDLER if thread.name.startswith(_HANDLER) else thread.name
+            if kind in kinds:
+                thread.join(max(0.0, deadline - now()))
+                if thread.is_alive():
+                    left.add(_SENTENCES[kind])
+        return "at the end of this test " + "; ".join(sorted(left)) if left else ""
 
 
 @contextmanager
 def gateways() -> Iterator[StartGateway]:
-    """Starts gateways; in the end they are stopped.
-
-    Raises:
-        LeftRunning: After that a tunnel, a gateway or a handler is still running.
-    """
-    with nothing_left_running(_TUNNEL, _GATEWAY, _HANDLER), ExitStack() as stack:
+    """Starts gateways; in the end they are stopped."""
+    with ExitStack() as stack:
 
         def start(handler: str | Handler = "echo", **options: Any) -> GatewayThread:
             gateway = _gateway_class()(handler, **options)
@@ -81,38 +102,9 @@ def gateways() -> Iterator[StartGateway]:
 
 @contextmanager
 def proxies() -> Iterator[StartProxy]:
-    """Starts fault proxies; in the end they are stopped.
-
-    Raises:
-        LeftRunning: After that a tunnel is still running.
-    """
-    # A gateway that stands behind is not its business.
-    with nothing_left_running(_TUNNEL), ExitStack() as stack:
+    """Starts fault proxies; in the end they are stopped."""
+    with ExitStack() as stack:
         yield lambda target: stack.enter_context(FaultProxy(target))
-
-
-@contextmanager
-def nothing_left_running(*kinds: str) -> Iterator[None]:
-    """Looks for threads of these kinds that were started within it and are left.
-
-    Raises:
-        LeftRunning: There are some.
-    """
-    before = set(threading.enumerate())
-    yield
-    deadline = now() + _GRACE
-    left = set()
-    present = set(threading.enumerate())
-    if any(thread.name == _GATEWAY for thread in present & before):
-        kinds = tuple(kind for kind in kinds if kind != _HANDLER)  # they may be that gateway's
-    for thread in present - before:
-        kind = _HANDLER if thread.name.startswith(_HANDLER) else thread.name
-        if kind in kinds:
-            thread.join(max(0.0, deadline - now()))
-            if thread.is_alive():
-                left.add(_SENTENCES[kind])
-    if left:
-        raise LeftRunning("at the end of this test " + "; ".join(sorted(left)))
 
 
 def _gateway_class() -> type[GatewayThread]:
