@@ -95,6 +95,28 @@ def bits_of(bits: int) -> int:
     return bits
 
 
+def bytes_of(garbage: bytes) -> bytes:
+    """What was said, as it is now.
+
+    Raises:
+        ValueError: It is no bytes.
+    """
+    if not isinstance(garbage, (bytes, bytearray, memoryview)):
+        raise ValueError(f"what is inserted are bytes, not {garbage!r}")
+    return bytes(garbage)
+
+
+def count_of_bytes(what: str, value: int) -> int:
+    """What was said.
+
+    Raises:
+        ValueError: It is negative, or no whole number.
+    """
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{what} is a whole number of bytes that is not negative, not {value!r}")
+    return value
+
+
 def not_negative(what: str, value: float) -> float:
     """What was said.
 

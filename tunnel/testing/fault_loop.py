@@ -37,7 +37,7 @@ class Loop:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._calls: deque[Callable[[], None]] = deque()
+        self._calls: deque[tuple[Callable[[], None], Future[Any]]] = deque()
         self._later: list[tuple[float, int, Callable[[], None]]] = []  # a heap
         self._count = itertools.count()
         self._wake_in, self._wake_out = socket.socketpair()
@@ -61,7 +61,7 @@ class Loop:
         with self._lock:
             if not self._is_running:
                 raise InvalidStateError("the fault proxy has been stopped")
-            self._calls.append(run)
+            self._calls.append((run, future))
             self._wake_out.send(b"\0")
         return future.result()
 
@@ -72,7 +72,8 @@ class Loop:
             with self._lock:  # whoever has called before is answered, in this very round
                 self._is_running = False
 
-        self.call(end)
+        with contextlib.suppress(InvalidStateError):  # it has ended by itself
+            self.call(end)
         self._thread.join()
 
     def call_at(self, when: float, call: Callable[[], None]) -> None:
@@ -95,6 +96,18 @@ class Loop:
             self._selector.unregister(sock)
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        finally:  # also by an error, which would be a bug: nobody may wait for ever
+            with self._lock:
+                self._is_running = False
+            for _, future in self._calls:
+                future.set_exception(InvalidStateError("the fault proxy has been stopped"))
+            self._selector.close()
+            self._wake_in.close()
+            self._wake_out.close()
+
+    def _serve(self) -> None:
         while self._is_running:
             timeout = max(0.0, self._later[0][0] - now()) if self._later else None
             for key, events in self._selector.select(timeout):
@@ -104,12 +117,9 @@ class Loop:
                     key.data(sock, events)
             while self._later and self._later[0][0] <= now():
                 heapq.heappop(self._later)[2]()
-        self._selector.close()
-        self._wake_in.close()
-        self._wake_out.close()
 
     def _on_wake(self, sock: socket.socket, events: int) -> None:
         with contextlib.suppress(BlockingIOError):
             sock.recv(4096)
         while self._calls:
-            self._calls.popleft()()
+            self._calls.popleft()[0]()

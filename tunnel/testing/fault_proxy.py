@@ -18,6 +18,8 @@ from tunnel.testing.fault_arguments import (
     Target,
     between,
     bits_of,
+    bytes_of,
+    count_of_bytes,
     directions_of,
     ending_of,
     not_negative,
@@ -42,11 +44,13 @@ class FaultProxy:
 
     A call returns once the fault has happened, or is set up. Nothing happens by chance but in
     `cutting` and `cutting_after`, whose chance comes from their `seed`. Faults that last may be
-    nested, and used with `contextlib.ExitStack` to begin in one place and end in another. Where
-    directions (``"up"``: from the client to the server; ``"down"``) may be named and are not, both
-    are meant. Durations are seconds of real time, also while freezegun holds the time still.
+    nested (but for these two and `duplicating`: one of each at a time), and used with
+    `contextlib.ExitStack` to begin in one place and end in another. Where directions (``"up"``:
+    from the client to the server; ``"down"``) may be named and are not, both are meant. Durations
+    are seconds of real time, also while freezegun holds the time still.
 
-    Thread-safe. What is asked for before `start` or after `stop` raises `InvalidStateError`.
+    Thread-safe. What is asked for before `start` or after `stop` raises `InvalidStateError`; an
+    argument that makes no sense raises `ValueError`.
 
     Args:
         target: The server: its port on 127.0.0.1, or a URL. Can be changed by `target`.
@@ -213,6 +217,8 @@ class FaultProxy:
                 the second, and so on.
         """
         between("sizes", sizes)
+        for size in sizes:
+            count_of_bytes("a size", size)
         lengths = Lengths(random.Random(seed), sizes, directions_of(directions))
         return self._holding(
             lambda: self._relay.cut_after(lengths), lambda: self._relay.cut_after(None)
@@ -245,7 +251,8 @@ class FaultProxy:
 
     def insert(self, direction: Direction, after: int | None, garbage: bytes) -> Strike:
         """Insert bytes behind so many (as in `cut`), as soon as another one is to pass."""
-        return self._arm(direction, lambda pipe: pipe.insert(garbage), after)
+        data = bytes_of(garbage)
+        return self._arm(direction, lambda pipe: pipe.insert(data), after)
 
     def disarm(self) -> None:
         """Strike no more where nothing was struck yet."""
@@ -309,5 +316,5 @@ class FaultProxy:
     ) -> Strike:
         (way,) = directions_of((direction,))
         if after is not None:
-            not_negative("after", after)
+            count_of_bytes("after", after)
         return self._relay.call(lambda: self._relay.arm(way, act, after, is_cut=is_cut))

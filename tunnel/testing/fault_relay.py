@@ -101,7 +101,7 @@ class Relay:
         if self._loop is None or self._is_stopped:
             return
         self._is_stopped = True
-        self._loop.call(self._close)
+        self.undo(self._close)
         self._loop.stop()
 
     def call(self, action: Callable[[], _Result]) -> _Result:
