@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _BLOCK = re.compile(
-    r"^(?P<unrun>\.\. not run: .*\n(?:   .*\n)*\n)?"
+    r"^(?P<unrun>\.\. not run: .*\n(?:   .*\n)*\n?)?"
     r"(?:\.\. (?P<check>check):|\.\. code-block:: (?P<language>[\w-]+))\n"
     r"(?P<options>(?:   +:.*\n)*)\n"
     r"(?P<body>(?:   .*\n|\n)+)",
