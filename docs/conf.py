@@ -34,25 +34,21 @@ _PUBLIC = {
     for module in (_testing, _gateway, statemachine, tunnel)
     for name in module.__all__
 }
-_CODE = re.compile(r"(?<![`:])`([A-Za-z_]\w*)`(?!`)")
-_RETURNS = re.compile(r"^Returns:$")
+_NAME = re.compile(r"(?<![`:])`([A-Za-z_]\w*)`(?!`)")
 
 
-def _link(found):
-    name = _PUBLIC.get(found[1])
-    return f":py:obj:`~{name}`" if name else f"``{found[1]}``"
+def setup(app):
+    """Prepare docstrings before napoleon does, which has the usual priority."""
+    app.connect("autodoc-process-docstring", _prepare, priority=100)
 
 
 def _prepare(app, what, name, obj, options, lines):
     """Make links of public names, and keep sentences with a colon in "Returns:" whole."""
     for number, line in enumerate(lines):
-        lines[number] = _CODE.sub(_link, line)
-        if _RETURNS.match(line) and number + 1 < len(lines):
-            # Napoleon would take what is before the colon for a type.
-            lines[number] = ":returns:"
-    return None
+        # Napoleon would take what is before the colon for a type.
+        lines[number] = ":returns:" if line == "Returns:" else _NAME.sub(_link, line)
 
 
-def setup(app):
-    # Before napoleon, which has the usual priority.
-    app.connect("autodoc-process-docstring", _prepare, priority=100)
+def _link(found):
+    name = _PUBLIC.get(found[1])
+    return f":py:obj:`~{name}`" if name else f"``{found[1]}``"
