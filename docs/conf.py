@@ -43,7 +43,9 @@ def setup(app):
 
 
 def _prepare(app, what, name, obj, options, lines):
-    """Make links of public names, and keep sentences with a colon in "Returns:" whole."""
+    """Link public names and error codes, and keep sentences with a colon in "Returns:" whole."""
+    if isinstance(obj, type) and issubclass(obj, tunnel.TunnelError):
+        lines[1:1] = ["", f":Code: :ref:`{obj.code} <{obj.code.lower().replace('_', '-')}>`", ""]
     for number, line in enumerate(lines):
         # Napoleon would take what is before the colon for a type.
         lines[number] = ":returns:" if line == "Returns:" else _NAME.sub(_link, line)
