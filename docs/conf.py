@@ -43,11 +43,14 @@ def setup(app):
 
 
 def _prepare(app, what, name, obj, options, lines):
-    """Link public names and error codes, and keep sentences with a colon in "Returns:" whole."""
+    """Link public names and error codes, and keep sentences with a colon whole."""
     if isinstance(obj, type) and issubclass(obj, tunnel.TunnelError):
         lines[1:1] = ["", f":Code: :ref:`{obj.code} <{obj.code.lower().replace('_', '-')}>`", ""]
+    # Of what is returned, and of a property, napoleon takes all before a colon in the first line
+    # for a type. So that line becomes one that is not seen: an escaped space.
+    if what in ("attribute", "data", "property"):
+        lines.insert(0, "\\ ")
     for number, line in enumerate(lines):
-        # Napoleon would take what is before the colon for a type.
         lines[number] = ":returns:" if line == "Returns:" else _NAME.sub(_link, line)
 
 

@@ -86,7 +86,7 @@ def test_the_tutorials_program_survives_a_killed_server(tmp_path):
             "tutorial.rst",
             tmp_path,
             url=("127.0.0.1:8765", f"127.0.0.1:{server.port}"),
-            pace=("time.sleep(1)", "time.sleep(0.05)"),
+            pace=("time.sleep(1)", "time.sleep(0.25)"),  # a full queue would take 25 s
             delay=("reconnect_base_delay=0.5", "reconnect_base_delay=0.05"),
         )
         with process("stubborn.py", folder=tmp_path) as program:
