@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from loguru import logger
 from peers import DEADLINE, Collector, ServerProcess
-from proxy import FaultProxy
 
 from tunnel import ConnectionEventType, TunnelService
 from tunnel.log_context import LogContext
+from tunnel.testing import FaultProxy
 
 Make = Callable[..., TunnelService]
 
