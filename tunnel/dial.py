@@ -200,7 +200,7 @@ class Dial:
         had_turn = give()
         woken = self._waker.event.wait(timeout)
         if had_turn:
-            take()
+            take(self._waker.event.is_set)
         return woken
 
     # The way

@@ -72,7 +72,7 @@ from tunnel.session_handshake import SessionHandshake
 from tunnel.session_keeper import SessionKeeper
 from tunnel.state_effects import StateEffects
 from tunnel.transport import DialRequest, Transport
-from tunnel.turnstile import take
+from tunnel.turnstile import give, take
 from tunnel.waker import Waker
 from tunnel.worker import Worker
 
@@ -506,7 +506,7 @@ class Driver(StateEffects):
     def _take_turn(self) -> None:
         """Work in turns with other tunnels, until the next wait, callback or link; see `give`."""
         if self.worker.is_threaded:
-            take()
+            take(self._waker.event.is_set)
 
     def _dial_first(self) -> None:
         self._take_turn()
@@ -634,6 +634,7 @@ class Driver(StateEffects):
         metadata = {"unacknowledged": len(error.unacknowledged)}
         self.tracker.record(ConnectionEventType.SESSION_LOST, error.message, metadata)
         self._metrics.record_error(error.code)
+        give()  # futures may have callbacks
         self._on_session_lost(error)
 
     def _read(self) -> None:

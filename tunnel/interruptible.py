@@ -112,7 +112,7 @@ class Condition:
         The predicate is called with the lock, which the caller must not have.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        changed = Event()
+        changed, is_over = Event(), False
         try:
             self._waiters.append(changed)
             while True:
@@ -120,10 +120,11 @@ class Condition:
                 with self._lock:
                     if predicate():
                         return True
-                remaining = None if deadline is None else deadline - time.monotonic()
-                if remaining is not None and remaining <= 0:
+                if is_over:
                     return False
-                changed.wait(remaining)
+                remaining = None if deadline is None else deadline - time.monotonic()
+                # Not by the clock alone, which a test may have frozen.
+                is_over = not changed.wait(remaining)
         finally:
             with suppress(ValueError):  # it was interrupted before it stood there
                 self._waiters.remove(changed)

@@ -113,7 +113,8 @@ def _masker_of_websockets() -> Masker:
         raise ImportError(name)
     extension = module_from_spec(spec)
     spec.loader.exec_module(extension)
-    sys.modules.pop(name, None)  # some put themselves there; who imports it shall get it whole
+    if sys.modules.get(name) is extension:  # some put themselves there
+        del sys.modules[name]  # who imports it shall get it whole
     found = extension.apply_mask
     return found
 

@@ -225,7 +225,7 @@ class Outbox:
             self._begin(b"".join(parts), [], lead=0)
             return
         if self._next_fragment is None:
-            parts += _drained(self._beat) + _drained(self._own)
+            parts += _drained_latest(self._beat) + _drained(self._own)
         lead = sum(map(len, parts))
         batch: Sequence[Message] = []
         if self._next_fragment is None and self.is_open:
@@ -264,7 +264,7 @@ class Outbox:
 
     def _take_controls(self) -> list[bytes]:
         """The control frames so far, up to a close frame."""
-        parts = _drained(self._pongs)
+        parts = _drained_latest(self._pongs)
         for frame in _drained(self._controls):
             parts.append(frame)
             if frame[0] == _CLOSE:
@@ -292,7 +292,14 @@ def _append(frames: list[bytes], frame: bytes, limit: int) -> None:
 
 
 def _drained(frames: list[bytes]) -> list[bytes]:
-    """All that is there; others may append meanwhile, but nobody else takes the last one out."""
+    """All that is there; others may append meanwhile."""
+    drained = frames[:]
+    del frames[: len(drained)]
+    return drained
+
+
+def _drained_latest(frames: list[bytes]) -> list[bytes]:
+    """The same of a few, of which `_append` may be taking the oldest out."""
     return [frames.pop(0) for _ in range(len(frames)) if frames]
 
 

@@ -100,16 +100,21 @@ class _Answer(Outcome[TunnelResponse]):
 
     def __init__(self, request_id: int, on_cancel: Callable[[int], None]) -> None:
         super().__init__()
+        self._done_callbacks.append(_Notice(request_id, on_cancel))  # before those of the caller
+
+
+class _Notice:
+    """The first of a future's callbacks: passes on that it was cancelled."""
+
+    __slots__ = ("_on_cancel", "_request_id")
+
+    def __init__(self, request_id: int, on_cancel: Callable[[int], None]) -> None:
         self._request_id = request_id
         self._on_cancel = on_cancel
 
-    def cancel(self) -> bool:
-        """See `concurrent.futures.Future.cancel`."""
-        try:
-            return super().cancel()
-        finally:  # a callback may have ended the thread
-            if self.cancelled():
-                self._on_cancel(self._request_id)
+    def __call__(self, future: Future[TunnelResponse]) -> None:
+        if future.cancelled():
+            self._on_cancel(self._request_id)
 
 
 class Outstanding:
@@ -442,13 +447,14 @@ class PendingRequests:
         One that is too early stays, also when the request that it was for has ended: it finds
         nothing due, and plans anew. So whoever takes a request out need not look for the next.
         """
-        if self._timer is not None and deadline < self._timer_due:
-            self._unplan()
-        if self._timer is None:
-            self._timers_set += 1
-            callback = functools.partial(self._on_time, self._timers_set)
-            self._timer = self._timers.call_at(deadline, callback)
-            self._timer_due = deadline
+        if self._timer is None or deadline < self._timer_due:
+            before = self._timer
+            number = self._timers_set + 1
+            # In this order: an interruption leaves the one before, or one that is superfluous.
+            self._timer = self._timers.call_at(deadline, functools.partial(self._on_time, number))
+            self._timer_due, self._timers_set = deadline, number
+            if before is not None:
+                before.cancel()
 
     def _unplan(self) -> None:
         """There is no timer any more. Needs the lock."""

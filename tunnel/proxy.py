@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from tunnel.addresses import TunnelUrl
-from tunnel.errors import ConfigurationError, DnsResolutionError
+from tunnel.errors import ConfigurationError, DnsResolutionError, ResourceExhaustedError
 from tunnel.happy_eyeballs import AddressInfo
 from tunnel.secrets import Secret
 
@@ -146,10 +146,15 @@ def _from_environment(url: TunnelUrl) -> Proxy | None:
     if not any(name.lower().endswith("_proxy") for name in os.environ):
         return None
     # Only now, since it takes a third of the time in which the rest of the tunnel is imported.
-    from urllib.request import (  # type: ignore[attr-defined]  # typeshed lacks the second
-        getproxies_environment,
-        proxy_bypass_environment,
-    )
+    try:
+        from urllib.request import (  # type: ignore[attr-defined]  # typeshed lacks the second
+            getproxies_environment,
+            proxy_bypass_environment,
+        )
+    except OSError as error:  # without descriptors
+        raise ResourceExhaustedError(
+            f"the environment's proxies cannot be read: {error}"
+        ) from error
 
     proxies = getproxies_environment()
     name = "https" if url.is_secure else "http"

@@ -154,18 +154,29 @@ class QueueCore:
         return self._wait_until(_Waiter(self._has_room, is_for_room=True), timeout, unless)
 
     @property
-    def is_sender_due(self) -> bool:
-        """Whether a sender is about to come back from `wait_to_send`."""
-        return self._due is not None
+    def due_sender(self) -> object:
+        """Whose wait in `wait_to_send` is about to end; None: nobody's."""
+        due = self._due
+        return None if due is None else due.sender
 
-    def wait_to_send(self, timeout: float | None, unless: Callable[[], bool] | None = None) -> bool:
+    def wait_to_send(
+        self,
+        sender: object,
+        timeout: float | None,
+        unless: Callable[[], bool] | None = None,
+    ) -> bool:
         """The same for a sender. It may return without room: then somebody has to write.
 
-        While it is about to return, those who put something in rely on the sender to see that it is
-        written (`put`). So the sender has to do that before it waits again, or goes away.
+        While it is about to return, others who put something in for the same sender rely on it to
+        see that that is written (`put`). So it has to do that before it does anything else.
+
+        Args:
+            sender: Who sends: what stands for one link, and is the same object in all threads.
+            timeout: As for `wait_for_room`.
+            unless: As for `wait_for_room`.
         """
         return self._wait_until(
-            _Waiter(self._has_room, is_for_room=True, is_sender=True), timeout, unless
+            _Waiter(self._has_room, is_for_room=True, sender=sender), timeout, unless
         )
 
     def _has_room(self) -> bool:
@@ -214,8 +225,6 @@ class QueueCore:
             self._clock.wait(
                 waiter.event, None if pause == NEVER else min(pause, threading.TIMEOUT_MAX)
             )
-            if waiter is self._due:
-                break
         return True
 
     def _leave(self, waiter: _Waiter) -> None:
@@ -231,7 +240,9 @@ class QueueCore:
         # Cleared under the lock that guards what is looked at: a later wake-up is not lost.
         waiter.event.clear()
         waiter.next_expiry = self._entries.next_expiry
-        return waiter.condition()
+        # Who is due goes on in any case, and must not fall asleep: others rely on it, or on being
+        # woken after it.
+        return waiter is self._due or waiter.condition()
 
     def interrupt(self) -> None:
         """End the waits for room that are under way, as when the link is lost."""
@@ -246,10 +257,15 @@ class QueueCore:
         One for room is enough: woken all at once, they would find the queue full again but for the
         quickest. Needs the lock.
         """
-        is_room_given = self._due is not None
+        entries, due = self._entries, self._due
+        if due is not None:
+            due.event.set()  # again: an interruption may have come before the first time
+        is_room_given = due is not None
         for waiter in self._waiters:
+            if waiter.next_expiry > entries.next_expiry:  # it would sleep too long
+                waiter.event.set()
             if not (is_room_given and waiter.is_for_room) and waiter.condition():
-                if waiter.is_sender:
+                if waiter.sender is not None:
                     self._due = waiter
                 waiter.event.set()
                 is_room_given = is_room_given or waiter.is_for_room
@@ -333,14 +349,18 @@ class QueueCore:
 class _Waiter:
     """One thread that waits. Its fields are guarded by the queue's lock."""
 
-    __slots__ = ("condition", "event", "interrupted", "is_for_room", "is_sender", "next_expiry")
+    __slots__ = ("condition", "event", "interrupted", "is_for_room", "next_expiry", "sender")
 
     def __init__(
-        self, condition: Callable[[], bool], *, is_for_room: bool = False, is_sender: bool = False
+        self,
+        condition: Callable[[], bool],
+        *,
+        is_for_room: bool = False,
+        sender: object = None,
     ) -> None:
         self.condition = condition  # needs the lock
         self.is_for_room = is_for_room
-        self.is_sender = is_sender
+        self.sender = sender
         self.event = Event()
         self.interrupted = False
         self.next_expiry = NEVER

@@ -89,7 +89,7 @@ class QueueIntake(QueueCore):
         return accepted
 
     def put(
-        self, item: Any, priority: RequestPriority, expires_in: float | None
+        self, item: Any, priority: RequestPriority, expires_in: float | None, sender: object
     ) -> tuple[bool, bool]:
         """Put in one item that the service knows it can send, if there is room: the quick way.
 
@@ -97,6 +97,7 @@ class QueueIntake(QueueCore):
             item: As for `enqueue`.
             priority: As for `enqueue`.
             expires_in: As for `enqueue`.
+            sender: Who sends; see `wait_to_send`.
 
         Returns:
             Whether it was accepted, and whether the caller has to see that it is written; else
@@ -107,7 +108,7 @@ class QueueIntake(QueueCore):
         """
         if self._journal is not None or expires_in is not None:
             return bool(self.enqueue_many((item,), priority, expires_in, is_checked=True)), True
-        answer = self._locked(self._add_one, item, _RANKS[priority])
+        answer = self._locked(self._add_one, item, _RANKS[priority], sender)
         if self._is_signal_due:
             self.deliver_signals()
         return answer
@@ -215,12 +216,12 @@ class QueueIntake(QueueCore):
         self._entries.add(items, rank, deadline)
         return len(items)
 
-    def _add_one(self, item: Any, rank: int) -> tuple[bool, bool]:
+    def _add_one(self, item: Any, rank: int, sender: object) -> tuple[bool, bool]:
         entries = self._entries
         if entries.waiting + len(entries.taken) >= self._max_size:
             return False, True
         entries.append(item, rank)
-        return True, self._due is None
+        return True, self._due is None or self._due.sender is not sender
 
     def _put_on_file(
         self, items: Sequence[Any], rank: int, deadline: float, *, is_bounded: bool = True

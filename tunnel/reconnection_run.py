@@ -241,7 +241,7 @@ class ReconnectionRun:
         had_turn = give()
         woken = clock.wait(self._wake, seconds)
         if had_turn:
-            take()
+            take(lambda: self._cancelled)
         waited = clock.monotonic() - started
         if not woken and seconds is not None:
             waited = max(waited, seconds)  # a test may have frozen the time, not the wait

@@ -43,6 +43,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tunnel.backpressure import BackpressureSignal
 from tunnel.clock import Clock
+from tunnel.errors import QueueStorageError
 from tunnel.forks import disown, is_inherited, register
 from tunnel.queue_entries import NEVER, NO_ROW, ClosedEntries, Entry
 from tunnel.queue_intake import QueueIntake, RequestPriority
@@ -84,13 +85,15 @@ class RequestQueue(QueueIntake):
         clock: Clock | None = None,
     ) -> None:
         super().__init__(max_size, clock)
+        register(self)
         if path is None:
             return
-        from tunnel.queue_journal import QueueJournal  # only for a file: SQLite and all about it
-
+        try:  # only for a file: SQLite and all about it
+            from tunnel.queue_journal import QueueJournal
+        except (ImportError, OSError) as error:  # without descriptors, or rights to the library
+            raise QueueStorageError(f"the queue's file {path}: {error}") from error
         self._journal = QueueJournal(path, persist, self._clock)
         self._locked(self._load, self._journal.take_contents())
-        register(self)
 
     def _load(self, contents: QueueContents) -> None:
         for rank, (item, deadline, row) in contents.entries:
@@ -360,5 +363,11 @@ class RequestQueue(QueueIntake):
             self.close()
 
     def leave_to_parent(self) -> None:
-        """This is a forked child now, and the file is the parent's."""
-        disown(self)
+        """This is a forked child now: the file is the parent's, and so are those who wait.
+
+        What is in memory alone is the child's as well.
+        """
+        if self._journal is not None:
+            disown(self)
+        else:
+            self._waiters, self._due = [], None

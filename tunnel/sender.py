@@ -112,7 +112,7 @@ class Sender:
             # Before the greeting has ended the writer refuses: it is not open.
             if (
                 link is not None
-                and not self._queue.is_sender_due
+                and self._queue.due_sender is not self
                 and link.writer.write_directly(message, priority, expires_in)
             ):
                 if link.writer.is_stalled:
@@ -121,13 +121,14 @@ class Sender:
                 return
             _check_encodable(message)
             if not owner.worker.is_own_thread:
-                is_accepted, is_ours_to_write = self._queue.put(message, priority, expires_in)
+                is_accepted, is_ours_to_write = self._queue.put(message, priority, expires_in, self)
                 if not is_accepted:
                     self._queue_all([message], priority, expires_in, timeout)
                 elif is_ours_to_write:
                     self._write(may_wait=timeout != 0, deadline=self._deadline(timeout))
             elif (greeting := owner.greeting) is not None:
                 greeting.send_first(message)
+                self._write(may_wait=False)  # others may have relied on us a moment ago
             else:
                 self._queue_in_callback(message, priority, expires_in)
         except BaseException:  # Ctrl-C, perhaps, when others have relied on this thread to write
@@ -258,12 +259,15 @@ class Sender:
         if self._owner.is_closing:
             raise InvalidStateError("the tunnel is closing and takes no more messages")
         if timeout is WHILE_CONNECTED:
-            return self._queue.wait_to_send(None, unless=self._is_without_link)
+            is_room = self._queue.wait_to_send(self, None, unless=self._is_without_link)
+            self._write(may_wait=False)  # before subscribers are called: others rely on it
+            return is_room
         remaining = None if deadline is None else deadline - self._clock.monotonic()
         if remaining is not None and remaining <= 0:
             return False
         # Interrupted when the link is lost, the wait begins anew: a timeout counts across losses.
-        self._queue.wait_to_send(remaining)
+        self._queue.wait_to_send(self, remaining)
+        self._write(may_wait=False)
         return True
 
     def _is_without_link(self) -> bool:

@@ -107,7 +107,7 @@ class _Lookout:
             else:
                 woken = mask
         if had_turn:
-            take()
+            take(bool if self._waker is None else self._waker.event.is_set)
         broken = bool(events & _POLL_BROKEN)
         ended = broken or bool(events & _POLL_PEER_END)
         return Readiness(
@@ -166,7 +166,7 @@ def wait_for_any(
     had_turn = give()
     found = _poll_any(socks, waker, timeout)
     if had_turn:
-        take()
+        take(waker.event.is_set)
     return found
 
 

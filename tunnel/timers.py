@@ -125,7 +125,7 @@ class SystemTimers:
 
     def _end_if_idle(self) -> None:
         """Wake the thread if there is nothing to wait for. Needs the lock."""
-        if not self._owners:
+        if not self._owners and self._live <= _FEW:
             self._live = sum(timer.callback is not None for _, _, timer in self._heap)
             if not self._live:
                 self._changed.notify()

@@ -11,15 +11,18 @@ of work, all at the same time, and was seen to take a minute for what is a secon
 
 Threads that wait for a lock of their own cost nothing. So the work of a lost link and of a dial is
 done in turns, a few at a time (`SLOTS`): a tunnel's thread takes a turn (`take`) and gives it back
-(`give`) before it waits for the network, for time, or for code of the application. It is only a
-courtesy between threads: nothing is guarded by it, and who gets no turn in `PATIENCE` seconds goes
-on without. So it cannot lead to a deadlock, whatever an observer of the application does.
+(`give`) before it waits for the network or for time, and before callbacks of the application; not
+before observers of its state and events, which must not block. It is only a courtesy between
+threads: nothing is guarded by it, and who gets no turn in `PATIENCE` seconds, or is wanted for
+something else, goes on without. So it cannot lead to a deadlock, whatever an observer does.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
@@ -29,6 +32,9 @@ SLOTS = 4
 
 PATIENCE = 2.0
 """Seconds that a thread waits for its turn."""
+
+_SLICE = 0.25
+"""Seconds after which it looks whether it is wanted for something else."""
 
 
 # Of as many items as there are turns to be had; unlike a semaphore it costs next to nothing.
@@ -57,13 +63,22 @@ _turn = _Turn()
 _slots = new_slots()
 
 
-def take() -> None:
-    """Wait for a turn, unless the thread has one. `give` is to follow, whatever happens."""
+def take(is_wanted: Callable[[], bool] = bool) -> None:
+    """Wait for a turn, unless the thread has one. `give` is to follow, whatever happens.
+
+    Args:
+        is_wanted: Whether the thread has something else to do, so that it goes on without a turn;
+            asked now and then. Not given: it has not.
+    """
     if _turn.slots is None:
         slots = _slots
-        with suppress(Empty):
-            slots.get(timeout=PATIENCE)
-            _turn.slots = slots
+        for _ in range(math.ceil(PATIENCE / _SLICE)):
+            if is_wanted():
+                return
+            with suppress(Empty):
+                slots.get(timeout=min(_SLICE, PATIENCE))
+                _turn.slots = slots
+                return
 
 
 def give() -> bool:

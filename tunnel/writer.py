@@ -355,8 +355,7 @@ class Writer:
             self._over_budget = True
         if has_reliever or not may_wait:
             self._let_go()
-            if not has_reliever:
-                self._on_stalled()
+            self._on_stalled()  # should the reliever have been interrupted
             return True
         return False
 
@@ -381,4 +380,5 @@ class Writer:
                 self._doubt()
             self._fail(ConnectionAbortedError("a write was interrupted"))
         else:
+            self._free.notify_all()  # it may have been ours until just now
             self._on_stalled()  # somebody may have relied on us

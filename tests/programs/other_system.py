@@ -106,8 +106,8 @@ def on_a_fake_clock() -> None:
 def over_loopback(folder: str) -> None:
     """Real sockets, threads and files: messages and requests across a lost connection."""
     from tunnel import RequestQueue, TunnelConfig, TunnelConnectionState, TunnelService
-    from tunnel.demo.proxy import FaultProxy
     from tunnel.gateway import GatewayThread
+    from tunnel.testing import FaultProxy
 
     config = TunnelConfig(
         reconnect_base_delay=0.01,

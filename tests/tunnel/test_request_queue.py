@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tunnel.errors import PayloadTypeError, QueueFullError
-from tunnel.queue_core import QueueCore
+from tunnel.queue_core import QueueCore, _Waiter
 from tunnel.request_queue import RequestPriority, RequestQueue
 from tunnel.testing import FakeClock
 
@@ -572,18 +572,84 @@ class TestWaitingForRoom:
         told: list[object] = []
 
         def overtake() -> None:
-            told.append(queue.put("x", NORMAL, None))
+            told.append(queue.put("x", NORMAL, None, self))
             queue.clear()
-            told.append(queue.is_sender_due)
-            told.extend(queue.put(number, NORMAL, None) for number in range(6))
+            told.append(queue.due_sender is self)
+            told.extend(queue.put(number, NORMAL, None, self) for number in range(6))
 
         clock.call_at(1.0, overtake)
-        assert queue.wait_to_send(None)  # though there is no room: it has to write
+        assert queue.wait_to_send(self, None)  # though there is no room: it has to write
         assert queue.is_full
-        assert not queue.is_sender_due
+        assert queue.due_sender is None
         assert told == [(False, True), True, *[(True, False)] * 5, (False, True)]
         queue.clear()
-        assert queue.put("x", NORMAL, None) == (True, True)
+        assert queue.put("x", NORMAL, None, self) == (True, True)
+
+    def test_another_senders_wait_is_not_relied_on(
+        self, queue: RequestQueue, clock: FakeClock
+    ) -> None:
+        """A queue may go from one tunnel to the next while a thread still waits for the first."""
+        queue.enqueue_many(range(5))
+        told: list[object] = []
+
+        def overtake() -> None:
+            queue.clear()
+            told.append(queue.put("x", NORMAL, None, "the next tunnel"))
+            told.append(queue.put("x", NORMAL, None, self))
+
+        clock.call_at(1.0, overtake)
+        assert queue.wait_to_send(self, None)
+        assert told == [(True, True), (True, False)]
+
+    def test_a_due_sender_does_not_fall_asleep(self, queue: RequestQueue) -> None:
+        """Room that came and went between its first look and the line sends it back to write."""
+        queue.enqueue_many(range(5))
+        stands = queue._look
+
+        def be_overtaken(waiter: Any) -> bool:
+            queue._look = stands  # type: ignore[method-assign]
+            queue._lock.release()
+            queue.clear()
+            for number in range(5):
+                assert queue.put(number, NORMAL, None, self) == (True, False)
+            queue._lock.acquire()
+            return stands(waiter)
+
+        queue._look = be_overtaken  # type: ignore[method-assign]
+        assert queue.wait_to_send(self, None)
+        assert queue.due_sender is None
+
+    def test_an_interrupted_wake_up_is_made_up_for(self, queue: RequestQueue) -> None:
+        """A sender that is due and was not woken, for Ctrl-C, is woken by whatever is done next."""
+        clock = queue._clock
+        queue.enqueue_many(range(5))
+
+        def wake_in_vain() -> None:
+            queue._due = queue._waiters[0]
+            queue.put("x", NORMAL, None, "somebody else's")
+
+        assert isinstance(clock, FakeClock)
+        clock.call_at(1.0, wake_in_vain)
+        assert queue.wait_to_send(self, None)
+        assert clock.monotonic() == 1.0
+
+    def test_a_waiter_learns_of_an_earlier_expiry(
+        self, queue: RequestQueue, clock: FakeClock
+    ) -> None:
+        """Also one that was not woken when room came and went."""
+        queue.enqueue_many(range(5))
+
+        def replace() -> None:
+            queue._due = unwoken = _Waiter(bool, is_for_room=True, sender="somebody else")
+            queue.dequeue()
+            queue.enqueue("short", LOW, expires_in=1.5)
+            assert queue.is_full
+            queue._due = None
+            del unwoken
+
+        clock.call_at(1.0, replace)
+        assert queue.wait_for_room()
+        assert clock.monotonic() == 2.5
 
     def test_only_senders_are_relied_on(self, queue: RequestQueue, clock: FakeClock) -> None:
         """A thread of the application's that waits for room writes nothing."""
@@ -592,7 +658,7 @@ class TestWaitingForRoom:
 
         def overtake() -> None:
             queue.clear()
-            told.append(queue.put("x", NORMAL, None))
+            told.append(queue.put("x", NORMAL, None, self))
 
         clock.call_at(1.0, overtake)
         assert queue.wait_for_room()
@@ -609,9 +675,11 @@ class TestWaitingForRoom:
             queue.enqueue_many(range(5))
             clock.call_at(1.0, queue.clear)
             waiting = (QueueCore._stand_in_line, QueueCore._leave, QueueCore._look)
-            finished = not interrupted_at_line(number, waiting, partial(queue.wait_to_send, None))
+            finished = not interrupted_at_line(
+                number, waiting, partial(queue.wait_to_send, self, None)
+            )
             assert queue._waiters == [], number
-            assert not queue.is_sender_due, number
+            assert queue.due_sender is None, number
         assert number > 20
 
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -152,7 +153,7 @@ def test_room_for_all_reaches_every_waiter() -> None:
         return False
 
     answers: list[bool] = []
-    waits = (queue.wait_for_room, queue.wait_to_send)
+    waits = (queue.wait_for_room, partial(queue.wait_to_send, queue))
     tasks = [
         lambda wait=wait: answers.append(wait(None, unless=unless))  # type: ignore[misc]
         for wait in waits * (PRODUCERS // 2)
@@ -161,4 +162,4 @@ def test_room_for_all_reaches_every_waiter() -> None:
         waiting.wait(LONG)
         queue.clear()
     assert answers == [True] * PRODUCERS
-    assert not queue.is_sender_due
+    assert queue.due_sender is None

@@ -114,11 +114,15 @@ def waits(sock: socket.socket, waker: Waker) -> dict[str, Callable[[], object]]:
     }
 
 
+@pytest.mark.parametrize("is_woken", [False, True])
 @pytest.mark.parametrize("name", ["one", "any"])
 def test_a_wait_for_the_network_is_nobodys_turn(
-    pair: tuple[socket.socket, socket.socket], name: str
+    pair: tuple[socket.socket, socket.socket], name: str, is_woken: bool
 ) -> None:
-    """A thread that waits for a socket has given its turn back, and takes one again after it."""
+    """A thread that waits for a socket has given its turn back, and takes one again after it.
+
+    Unless it was woken: then it is wanted for something else, and does not wait for a turn.
+    """
     ours, theirs = pair
     if name == "any":  # this one waits for room
         ours.setblocking(False)
@@ -142,11 +146,37 @@ def test_a_wait_for_the_network_is_nobodys_turn(
     assert has_turn.wait(LONG)
     with all_taken():  # that all can be taken shows that the waiting thread has none
         pass
-    waker.wake()
+    if is_woken:
+        waker.wake()
+    elif name == "any":
+        theirs.setblocking(False)
+        with suppress(BlockingIOError):
+            while theirs.recv(65536):
+                pass
+    else:
+        theirs.send(b"x")
     thread.join(LONG)
     theirs.close()
     waker.close()
-    assert seen == [SLOTS - 1]
+    assert seen == [SLOTS - (not is_woken)]
+
+
+def test_who_is_wanted_waits_for_no_turn() -> None:
+    """A wish that comes while a thread waits for its turn is not kept waiting for long."""
+    wanted = threading.Event()
+    looks: list[None] = []
+
+    def is_wanted() -> bool:
+        looks.append(None)
+        return len(looks) == 2
+
+    with all_taken():
+        take(is_wanted)
+        assert not give()
+        wanted.set()
+        take(wanted.is_set)
+        assert not give()
+    assert len(looks) == 2
 
 
 def test_the_application_is_asked_for_a_token_in_nobodys_turn() -> None:

@@ -19,7 +19,12 @@ def default_folder() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.path.isdir(runtime):
         return Path(runtime, "resilient-tunnel")
-    return Path(tempfile.gettempdir(), f"resilient-tunnel-{os.getuid()}")
+    return Path(tempfile.gettempdir(), f"resilient-tunnel-{_user()}")
+
+
+def _user() -> int:
+    """Who runs the program; on systems without such numbers 0, as in what `lstat` says there."""
+    return os.getuid() if hasattr(os, "getuid") else 0
 
 
 def make_folder(folder: Path) -> None:
@@ -31,7 +36,7 @@ def make_folder(folder: Path) -> None:
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != _user() or found.st_mode & 0o022:
         raise StatusError(
             f"{folder} is not a folder of yours alone, as others may write there; remove it, or "
             "give a path of your own"

@@ -127,6 +127,7 @@ class StatusServer:
 
     def _run(self) -> None:
         try:
+            assert hasattr(selectors, "PollSelector")  # else there would be no such socket
             with selectors.PollSelector() as selector:
                 selector.register(self._listener, selectors.EVENT_READ)
                 selector.register(self._waker.fileno(), selectors.EVENT_READ)
@@ -245,6 +246,7 @@ if hasattr(os, "register_at_fork"):
 
 def _listen(path: Path) -> socket.socket:
     _make_room(path)
+    assert hasattr(socket, "AF_UNIX")  # else it would have been refused
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     is_there = False
     try:
@@ -273,6 +275,7 @@ def _make_room(path: Path) -> None:
         return
     if not stat.S_ISSOCK(found.st_mode):
         raise StatusError(f"{path} is there and is no socket; it is left alone: give another path")
+    assert hasattr(socket, "AF_UNIX")  # as above
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
