@@ -11,68 +11,60 @@ from tunnel.waker import Waker
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def network(clock: FakeClock) -> ScriptedTransport:
-    return ScriptedTransport(clock)
-
-
-@pytest.fixture
-def service(clock: FakeClock, network: ScriptedTransport) -> TunnelService:
-    service = TunnelService(clock=clock, new_transport=network)
+def service(tunnel_clock: FakeClock, tunnel_network: ScriptedTransport) -> TunnelService:
+    service = TunnelService(clock=tunnel_clock, new_transport=tunnel_network)
     service.connect("ws://peer.test/")
     return service
 
 
 def test_until_a_condition_holds(
-    service: TunnelService, clock: FakeClock, network: ScriptedTransport
+    service: TunnelService, tunnel_clock: FakeClock, tunnel_network: ScriptedTransport
 ) -> None:
     """The tunnel runs, and time passes, until the condition holds."""
-    clock.call_at(100.0, lambda: network.send("x"))
+    tunnel_clock.call_at(100.0, lambda: tunnel_network.send("x"))
     assert drive(service, lambda: service.statistics()["messages_received"] == 1)
-    assert clock.monotonic() == 100.0
+    assert tunnel_clock.monotonic() == 100.0
 
 
-def test_a_condition_that_holds_already(service: TunnelService, clock: FakeClock) -> None:
+def test_a_condition_that_holds_already(service: TunnelService, tunnel_clock: FakeClock) -> None:
     """Then nothing runs, and no time passes."""
     assert drive(service, lambda: True, timeout=5)
-    assert clock.monotonic() == 0.0
+    assert tunnel_clock.monotonic() == 0.0
 
 
-def test_until_the_time_is_up(service: TunnelService, clock: FakeClock) -> None:
+def test_until_the_time_is_up(service: TunnelService, tunnel_clock: FakeClock) -> None:
     """A condition that never holds ends with the time-out, exactly."""
     assert not drive(service, lambda: False, timeout=1000.0)
-    assert clock.monotonic() == 1000.0
+    assert tunnel_clock.monotonic() == 1000.0
     assert not drive(service, lambda: False, timeout=0)
-    assert clock.monotonic() == 1000.0
+    assert tunnel_clock.monotonic() == 1000.0
 
 
-def test_for_some_time(service: TunnelService, clock: FakeClock) -> None:
+def test_for_some_time(service: TunnelService, tunnel_clock: FakeClock) -> None:
     """Without a condition it runs for the time that is given."""
     drive(service, timeout=95.0)
-    assert clock.monotonic() == 95.0
+    assert tunnel_clock.monotonic() == 95.0
     assert service.statistics()["connection_state"] == "connected"
 
 
-def test_a_single_watched_connection(clock: FakeClock, network: ScriptedTransport) -> None:
+def test_a_single_watched_connection(
+    tunnel_clock: FakeClock, tunnel_network: ScriptedTransport
+) -> None:
     """It drives a `HeartbeatWebSocket` just the same."""
-    transport = network(Waker())
+    transport = tunnel_network(Waker())
     transport.open(DialRequest(TunnelUrl.parse("ws://peer.test/")), lambda: False)
-    connection = HeartbeatWebSocket(transport, clock=clock)
+    connection = HeartbeatWebSocket(transport, clock=tunnel_clock)
     connection.start()
     assert drive(connection, lambda: connection.get_heartbeat_stats()["pongs_received"] == 3)
-    assert clock.monotonic() == 90.0
+    assert tunnel_clock.monotonic() == 90.0
     connection.close()
 
 
-def test_a_tunnel_at_rest(clock: FakeClock, network: ScriptedTransport) -> None:
+def test_a_tunnel_at_rest(tunnel_clock: FakeClock, tunnel_network: ScriptedTransport) -> None:
     """Time passes also for a tunnel that does nothing."""
-    service = TunnelService(clock=clock, new_transport=network)
+    service = TunnelService(clock=tunnel_clock, new_transport=tunnel_network)
     drive(service, timeout=10.0)
-    assert clock.monotonic() == 10.0
+    assert tunnel_clock.monotonic() == 10.0
     with pytest.raises(RuntimeError, match="never end"):
         drive(service, lambda: False)
 
@@ -92,9 +84,17 @@ def test_a_tunnel_with_a_thread() -> None:
 def test_the_kit() -> None:
     """The names that are promised."""
     assert tunnel.testing.__all__ == [
+        "DOWN",
+        "UP",
+        "Direction",
+        "Ending",
         "FakeClock",
         "FakeTimer",
+        "FaultProxy",
         "ScriptedGateway",
         "ScriptedTransport",
+        "StartGateway",
+        "StartProxy",
+        "Strike",
         "drive",
     ]
