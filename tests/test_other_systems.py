@@ -21,7 +21,7 @@ PROGRAM = ROOT / "tests" / "programs" / "other_system.py"
 def test_nothing_is_called_that_the_system_lacks(system: str) -> None:
     """A tunnel on a fake clock, and one over loopback with a queue on disk and a lost link."""
     result = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", str(PROGRAM), system],
+        [sys.executable, "-W", "error", str(PROGRAM), system],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
