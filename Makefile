@@ -86,7 +86,7 @@ check: lint types test docs ## everything that CI checks, but for the wheel
 
 clean: ## remove the virtual environment and everything that was built
 	rm -rf $(VENV) build dist *.egg-info docs/_build .coverage .coverage.* coverage.xml
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .tox .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find statemachine tunnel tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps: one for each set of extras, renewed when the lists of dependencies may have changed.
