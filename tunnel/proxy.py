@@ -151,7 +151,7 @@ def _from_environment(url: TunnelUrl) -> Proxy | None:
             getproxies_environment,
             proxy_bypass_environment,
         )
-    except OSError as error:  # without descriptors
+    except (ImportError, OSError) as error:  # without descriptors, or rights to the library
         raise ResourceExhaustedError(
             f"the environment's proxies cannot be read: {error}"
         ) from error

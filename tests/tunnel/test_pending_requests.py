@@ -555,6 +555,22 @@ def test_a_caller_may_cancel(bench: Bench) -> None:
     bench.assert_nothing_is_left()
 
 
+def test_a_cancelled_request_has_ended_when_its_callbacks_run(bench: Bench) -> None:
+    """They may wait for it, or ask again: also a request that was on trial is over."""
+    bench.trial()
+    future = bench.submit()
+    seen: list[object] = []
+
+    def look(cancelled: Future[Any]) -> None:
+        seen.append(bench.requests.outstanding)
+        seen.append(concurrent.futures.wait([cancelled], 0).not_done)
+        seen.append(bench.submit().cancel())
+
+    future.add_done_callback(look)
+    assert future.cancel()
+    assert seen == [0, set(), True]
+
+
 def test_whoever_waits_for_it_sees_a_cancellation(bench: Bench) -> None:
     """`concurrent.futures.wait` and `as_completed` return."""
     future, other = bench.submit(), bench.submit()
@@ -899,6 +915,23 @@ def test_deadlines_of_what_was_answered_do_not_pile_up(bench: Bench) -> None:
     assert len(bench.clock._timers) == 1
     bench.clock.advance(20.0)
     assert waiting.done()
+    bench.assert_nothing_is_left()
+
+
+def test_an_interruption_takes_nobody_elses_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while a request sees to an earlier timer leaves the one that was there."""
+    bench = Bench()
+    future = bench.submit(timeout=10.0)
+
+    def interrupted(when: float, callback: Callable[[], object]) -> TimerHandle:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.clock, "call_at", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bench.submit(timeout=5.0)
+    bench.clock.advance(10.0)
+    assert isinstance(future.exception(0), RequestTimeoutError)
     bench.assert_nothing_is_left()
 
 

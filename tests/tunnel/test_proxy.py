@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from typing import Any
 
 import pytest
 
 from tunnel import proxy as proxy_module
 from tunnel.addresses import TunnelUrl
-from tunnel.errors import ConfigurationError, DnsResolutionError
+from tunnel.errors import ConfigurationError, DnsResolutionError, ResourceExhaustedError
 from tunnel.proxy import Proxy, chosen_proxy
 from tunnel.secrets import Secret
 
@@ -220,6 +221,16 @@ def test_a_mistake_in_the_environment_is_named(variable: str) -> None:
         chosen(WS, **{variable: f"ftp://me:{PASSWORD}@proxy.test"})
     assert caught.value.message.startswith(f"in the environment, {variable.lower()}: the proxy's")
     assert PASSWORD not in repr(caught.value)
+
+
+def test_what_is_loaded_for_the_environment_may_be_out_of_reach(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without descriptors it cannot be loaded: an error like others, which says so."""
+    monkeypatch.setenv("all_proxy", "http://proxy.test:1")
+    monkeypatch.setitem(sys.modules, "urllib.request", None)
+    with pytest.raises(ResourceExhaustedError, match="environment's proxies cannot be read"):
+        chosen_proxy(WS, "auto")
 
 
 def test_none_is_none_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,6 +228,15 @@ except QueueStorageError as error:
             assert list(queue.snapshot()) == items
 
 
+def test_without_what_a_file_needs_it_cannot_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is loaded only for a file may be out of reach by then: that is no bare ImportError."""
+    monkeypatch.setitem(sys.modules, "tunnel.queue_journal", None)
+    with pytest.raises(QueueStorageError, match="queue_journal"):
+        RequestQueue(path=tmp_path / "queue")
+
+
 class TestDamage:
     """The message of a damaged record goes, and nothing else, wherever the damage is."""
 

@@ -651,6 +651,24 @@ class TestWaitingForRoom:
         assert queue.wait_for_room()
         assert clock.monotonic() == 2.5
 
+    def test_a_forked_child_is_not_waited_for_by_its_parents_threads(
+        self, queue: RequestQueue, clock: FakeClock
+    ) -> None:
+        """What is in memory goes on in the child, where nobody of those who waited is."""
+        queue.enqueue_many(range(5))
+        told: list[object] = []
+
+        def fork() -> None:
+            queue.leave_to_parent()
+            queue.clear()
+            told.append(queue.put("x", NORMAL, None, self))
+            told.append(queue.snapshot())
+
+        clock.call_at(1.0, fork)
+        clock.call_at(2.0, queue.interrupt)
+        assert queue.wait_to_send(self, 5.0)
+        assert told == [(True, True), ("x",)]
+
     def test_only_senders_are_relied_on(self, queue: RequestQueue, clock: FakeClock) -> None:
         """A thread of the application's that waits for room writes nothing."""
         queue.enqueue_many(range(5))

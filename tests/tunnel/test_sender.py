@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -14,7 +15,7 @@ from tunnel.errors import (
     PayloadTypeError,
     QueueFullError,
 )
-from tunnel.frames import FrameDecoder, FrameEncoder, Incoming
+from tunnel.frames import FrameDecoder, FrameEncoder, Incoming, Pong
 from tunnel.outbox import Message, Outbox
 from tunnel.request_queue import RequestPriority, RequestQueue
 from tunnel.sender import WHILE_CONNECTED, Sender, SendTimeout
@@ -563,6 +564,16 @@ def test_the_greeting_goes_before_the_queue(own: Bench) -> None:
     assert own.queue.snapshot() == ("queued",)
 
 
+def test_a_greeting_writes_what_others_have_left_to_it(own: Bench) -> None:
+    """A pong may have found the role taken by a greeting, which then could not use it."""
+    own.owner.link = own.owner.greeting = link = Link(own.queue)
+    link.writer._outbox.is_open = False
+    link.writer._outbox.add_control(FrameEncoder().pong(b"ping"))
+    own.send("log in")
+    assert link.own == ["log in"]
+    assert link.wire.written == [Pong(b"ping")]
+
+
 def test_only_the_tunnels_thread_greets(bench: Bench) -> None:
     """What other threads send meanwhile is queued as ever."""
     link = bench.owner.greeting = bench.connect()
@@ -697,6 +708,30 @@ def test_many_threads_keep_the_order_of_each() -> None:
     for name in range(6):
         mine = [str(m) for m in link.wire.written if str(m).startswith(f"{name} ")]
         assert mine == [f"{name} {number}" for number in range(300)]
+
+
+def test_a_crowd_before_a_tiny_queue_gets_through() -> None:
+    """However the threads are interleaved, nobody waits for a wake-up that does not come."""
+    bench = Bench(size=5, clock=SYSTEM_CLOCK)
+    link = bench.connect()
+
+    def send() -> None:
+        for _ in range(300):
+            bench.send("x")
+
+    threads = [threading.Thread(target=send, daemon=True) for _ in range(8)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    finally:
+        sys.setswitchinterval(before)
+    assert not any(thread.is_alive() for thread in threads)
+    assert len(link.wire.written) == 8 * 300
+    assert bench.queue.due_sender is None
 
 
 # Parcels

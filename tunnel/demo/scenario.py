@@ -104,7 +104,7 @@ CUTS = (
     Cut(
         "burst",
         f"a burst of {_BURST} messages, cut in the midst of it",
-        begin=lambda stage: stage.proxy.cut(UP, 4000),  # of some 10,000 bytes, there and back each
+        begin=lambda stage: stage.proxy.cut(UP, 2000),  # of 5,000 bytes or more on the way there
         burst=_BURST,
     ),
     Cut(
