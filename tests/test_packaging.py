@@ -28,7 +28,11 @@ FOR_DEVELOPERS = {"test", "docs", "bench"}
 USERS = sorted(set(SETUP["options.extras_require"]) - FOR_DEVELOPERS)
 """The other extras."""
 
-DISTRIBUTIONS = {"websocket": "websocket-client", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "opentelemetry": "opentelemetry-api",
+    "websocket": "websocket-client",
+    "yaml": "pyyaml",
+}
 """Where a module comes from that is not named like its distribution."""
 
 PYTHONS = re.findall(r":: (3\.\d+)$", SETUP["metadata"]["classifiers"], re.MULTILINE)

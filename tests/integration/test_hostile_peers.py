@@ -356,6 +356,7 @@ def run_flood(
     return cost.peak, written
 
 
+@pytest.mark.timeout(2 * PATIENCE)
 @pytest.mark.fault("ping-flood")
 @pytest.mark.requirement("6.3")
 def test_a_flood_of_pings_is_answered_in_part(make_service: MakeService) -> None:
@@ -368,6 +369,7 @@ def test_a_flood_of_pings_is_answered_in_part(make_service: MakeService) -> None
     assert written[-1][1][:4] == (8191).to_bytes(4, "big")
 
 
+@pytest.mark.timeout(2 * PATIENCE)
 @pytest.mark.fault("text-ping-flood")
 def test_a_flood_of_text_pings_is_answered_in_part(make_service: MakeService) -> None:
     """In text mode the same goes for messages "ping", once the kernel takes no more pongs."""
