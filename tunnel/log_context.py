@@ -12,8 +12,7 @@ dial.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from loguru import logger
@@ -46,18 +45,21 @@ class LogContext:
             entered.__exit__(None, None, None)
             self._enter(thread)
 
-    @contextmanager
-    def within(self) -> Iterator[None]:
+    def within(self) -> AbstractContextManager[None]:
         """Have all that the calling thread logs carry the ids; within itself it does nothing."""
+        return _Within(self)
+
+    def enter(self) -> int | None:
+        """Begin to. Returns the thread, for `leave`; None: it had begun before."""
         thread = threading.get_ident()
         if thread in self._entered:
-            yield
-            return
+            return None
         self._enter(thread)
-        try:
-            yield
-        finally:
-            self._entered.pop(thread).__exit__(None, None, None)
+        return thread
+
+    def leave(self, thread: int) -> None:
+        """The end of `enter`."""
+        self._entered.pop(thread).__exit__(None, None, None)
 
     @property
     def logger(self) -> Logger:
@@ -68,3 +70,20 @@ class LogContext:
         context = logger.contextualize(**self._ids)
         context.__enter__()
         self._entered[thread] = context
+
+
+class _Within(AbstractContextManager[None]):
+    """Smaller than a generator, which would stay on each tunnel's thread for as long as it runs."""
+
+    __slots__ = ("_context", "_thread")
+
+    def __init__(self, context: LogContext) -> None:
+        self._context = context
+        self._thread: int | None = None
+
+    def __enter__(self) -> None:
+        self._thread = self._context.enter()
+
+    def __exit__(self, *exc: object) -> None:
+        if self._thread is not None:
+            self._context.leave(self._thread)
