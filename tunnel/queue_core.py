@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tunnel.backpressure import Backpressure, BackpressureSignal
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from tunnel.queue_journal import QueueJournal
 
 _R = TypeVar("_R")
+
+_MOST_INTERRUPTIONS = 100  # more are none; a thread must not go round for ever
 
 
 class QueueCore:
@@ -205,7 +208,10 @@ class QueueCore:
             try:
                 self._leave(waiter)
             except BaseException:  # Ctrl-C, perhaps; others rely on who waits
-                self._leave(waiter)
+                for _ in range(_MOST_INTERRUPTIONS):  # also if somebody is impatient
+                    with suppress(BaseException):
+                        self._leave(waiter)
+                        break
                 raise
 
     def _stand_in_line(

@@ -156,7 +156,9 @@ class SystemTimers:
                 self.ident = thread.ident
             while self._thread is thread and (self._live or self._owners):
                 if not self._heap:
-                    self._changed.wait()
+                    self._live = 0  # for certain: it may have been too many
+                    if self._owners:
+                        self._changed.wait()
                     continue
                 remaining = self._heap[0][0] - time.monotonic()
                 if remaining > 0:

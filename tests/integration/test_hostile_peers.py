@@ -371,13 +371,16 @@ def test_a_flood_of_pings_is_answered_in_part(make_service: MakeService) -> None
 
 @pytest.mark.timeout(2 * PATIENCE)
 @pytest.mark.fault("text-ping-flood")
-def test_a_flood_of_text_pings_is_answered_in_part(make_service: MakeService) -> None:
-    """In text mode the same goes for messages "ping", once the kernel takes no more pongs."""
+def test_a_flood_of_text_pings_costs_no_memory(make_service: MakeService) -> None:
+    """In text mode the same goes for messages "ping", how many pongs the kernel may take.
+
+    That depends on its buffers: the peer's grows to some MiB, and one of a fixed size loses what
+    acknowledges the peer's own flood when it is full, so that TCP stalls for minutes. What is
+    dropped when the kernel takes no more is tested with a transport that takes nothing.
+    """
     peak, written = run_flood(make_service, frame(TEXT, b"ping") * 8192, 8, ping_mode="text")
     assert peak < 1.2 * MEBIBYTE
     assert set(written) == {(TEXT, b"pong")}
-    if len(written) == 8192 * 8:
-        pytest.skip("the kernel has taken all pongs: nothing was left to be dropped")
 
 
 @pytest.mark.fault("length-never-sent")

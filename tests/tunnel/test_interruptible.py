@@ -1,17 +1,14 @@
 from __future__ import annotations
 
-import linecache
 import sys
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
-from types import FrameType
-from typing import Any
 
 import pytest
 
+from tests.ctrl_c import BLOCKS, was_interrupted_at
 from tunnel.interruptible import Condition, Event, Outcome, start_thread
 
 LONG = 10.0
@@ -231,46 +228,16 @@ def test_a_condition_whose_wait_is_interrupted_at_any_line() -> None:
             condition.notify_all()
             return len(looks) == 2
 
-        was_interrupted = interrupted_at_line(
-            number, Condition.wait_for, partial(condition.wait_for, second, LONG)
+        # Nor where the end begins: there is no call in between, after which it could come.
+        was_interrupted = was_interrupted_at(
+            number,
+            partial(condition.wait_for, second, LONG),
+            Condition.wait_for,
+            beside=(*BLOCKS, "return", "self._waiters.remove"),
         )
         assert not lock.locked()
         assert condition._waiters == []
     assert number > 10
-
-
-def interrupted_at_line(
-    number: int, function: Callable[..., Any], call: Callable[[], object]
-) -> bool:
-    """Call, with Ctrl-C before a line of a function. Returns whether there was such a line.
-
-    Not at a `with` or `try` itself, nor at the first line of what is done at the end in any case,
-    where the interpreter does not look for signals either.
-    """
-    lines = 0
-
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal lines
-        if frame.f_code is not function.__code__:
-            return None
-        source = linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip()
-        if event == "line" and not source.startswith(
-            ("with ", "try:", "return", "self._waiters.r")
-        ):
-            lines += 1
-            if lines == number:
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
 
 
 def test_ctrl_c_while_a_thread_starts_comes_out_as_such() -> None:

@@ -1,17 +1,15 @@
 from __future__ import annotations
 
-import linecache
 import math
-import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 
+from tests.ctrl_c import was_interrupted_at
 from tunnel.errors import PayloadTypeError, QueueFullError
 from tunnel.queue_core import QueueCore, _Waiter
 from tunnel.request_queue import RequestPriority, RequestQueue
@@ -693,44 +691,30 @@ class TestWaitingForRoom:
             queue.enqueue_many(range(5))
             clock.call_at(1.0, queue.clear)
             waiting = (QueueCore._stand_in_line, QueueCore._leave, QueueCore._look)
-            finished = not interrupted_at_line(
-                number, waiting, partial(queue.wait_to_send, self, None)
-            )
+            wait = partial(queue.wait_to_send, self, None)
+            finished = not was_interrupted_at(number, wait, *waiting)
             assert queue._waiters == [], number
             assert queue.due_sender is None, number
         assert number > 20
 
+    def test_an_impatient_user_leaves_nobody_in_the_line(self, queue: RequestQueue) -> None:
+        """Ctrl-C again and again while a sender goes: it is gone in the end."""
+        clock = queue._clock
+        assert isinstance(clock, FakeClock)
+        queue.enqueue_many(range(5))
+        clock.call_at(1.0, queue.clear)
+        leave, interruptions = queue._leave, iter(range(3))
 
-def interrupted_at_line(
-    number: int, functions: Sequence[Callable[..., Any]], call: Callable[[], object]
-) -> bool:
-    """Call, with Ctrl-C before the so-many-th line of the functions. Returns whether it was.
-
-    Not at a `with` or `try` itself, where the interpreter does not look for signals either.
-    """
-    codes = [function.__code__ for function in functions]
-    lines = 0
-
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal lines
-        if frame.f_code not in codes:
-            return None
-        source = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-        if event == "line" and not source.lstrip().startswith(("with ", "try:")):
-            lines += 1
-            if lines == number:
+        def interrupted(waiter: Any) -> None:
+            for _ in interruptions:
                 raise KeyboardInterrupt
-        return trace
+            leave(waiter)
 
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
+        queue._leave = interrupted  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            queue.wait_to_send(self, None)
+        assert queue._waiters == []
+        assert queue.due_sender is None
 
 
 class TestWaitingUntilEmpty:

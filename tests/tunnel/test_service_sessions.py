@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import linecache
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 
+from tests.ctrl_c import interrupted_at
 from tunnel.config import TunnelConfig
 from tunnel.driver import Driver
 from tunnel.errors import (
@@ -1139,39 +1138,20 @@ def test_a_gateway_that_restarts(world: World) -> None:
 # Ctrl-C
 
 
-@contextlib.contextmanager
-def interrupted_at(number: int) -> Iterator[list[int]]:
-    """KeyboardInterrupt before the so-many-th line that is run of those who write.
+WRITING = tuple(
+    f"tunnel/{name}.py"
+    for name in ("writer", "outbox", "session_channel", "session", "session_sending")
+)
 
-    Not at a `with` or `try` itself, where the interpreter does not look for signals either: between
-    a body and the release of its lock nothing can come.
-    """
-    lines = [0]
-    modules = tuple(
-        f"tunnel/{name}.py" for name in ("writer", "outbox", "session_channel", "session")
-    )
 
-    def is_the_peers(frame: FrameType | None) -> bool:
-        while frame is not None and not frame.f_code.co_filename.endswith("testing/scripted.py"):
-            frame = frame.f_back
-        return frame is not None
-
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        if not frame.f_code.co_filename.endswith(modules) or is_the_peers(frame):
-            return None
-        source = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-        if event == "line" and not source.lstrip().startswith(("with ", "try:")):
-            lines[0] += 1
-            if lines[0] == number:
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield lines
-    finally:
-        sys.settrace(before)
+def is_writing(frame: FrameType) -> bool:
+    """Whether it belongs to those who write, and not to the peer, which has sessions, too."""
+    if not frame.f_code.co_filename.endswith(WRITING):
+        return False
+    caller: FrameType | None = frame
+    while caller is not None and not caller.f_code.co_filename.endswith("testing/scripted.py"):
+        caller = caller.f_back
+    return caller is None
 
 
 @pytest.mark.parametrize("way", ["direct", "queued", "first in line"])
@@ -1184,7 +1164,7 @@ def test_ctrl_c_at_any_line_of_a_send(way: str) -> None:
         world = World(limits=Limits(4, 2**20, 2**20)).connect()
         world.gateway.acknowledges = False
         world.service.send("before")
-        with contextlib.suppress(KeyboardInterrupt), interrupted_at(number) as lines:
+        with contextlib.suppress(KeyboardInterrupt), interrupted_at(number, is_writing) as lines:
             if way == "direct":
                 world.service.send("hello")
             elif way == "queued":

@@ -1,16 +1,15 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Iterable
-from types import FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from statemachine import InvalidTransition
+from tests.ctrl_c import was_interrupted_at
 from tunnel.secrets import Secret
 from tunnel.session import Item, Session
 from tunnel.session_frames import (
@@ -997,7 +996,8 @@ def test_an_interruption_never_gives_too_much_room(way: str) -> None:
             "one": (Session.send_one, functools.partial(client.send_one, "x" * 10)),
             "many": (Session.send, functools.partial(client.send, ["x" * 10] * 2)),
         }
-        was_interrupted = interrupted_at_line(line, *calls[way])
+        function, call = calls[way]
+        was_interrupted = was_interrupted_at(line, call, function, beside=())
         size = sum(size for _, size in client._kept)
         assert client.unacknowledged_bytes >= size
         client.recount()
@@ -1006,65 +1006,3 @@ def test_an_interruption_never_gives_too_much_room(way: str) -> None:
         if not was_interrupted:
             assert line > 5
             break
-
-
-def interrupted_at_line(
-    number: int, function: Callable[..., object], call: Callable[[], object]
-) -> bool:
-    """Call, with Ctrl-C before a line of a function. Returns whether there was such a line."""
-    lines = 0
-
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal lines
-        if frame.f_code is not function.__code__:  # type: ignore[attr-defined]
-            return None
-        if event == "line":
-            lines += 1
-            if lines == number:
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
-
-
-# Set back by a loss of power
-
-
-@pytest.mark.parametrize("received", [4, 100])
-def test_a_restored_session_that_knows_less_than_the_server_is_lost(received: int) -> None:
-    """Nobody knows what had the other numbers; what it does know is handed back."""
-    client, server = pair(number=1)
-    deliver(client, server, ["b", "c"])
-    client = restored(client, {2: "b", 3: "c"})
-    client.greeting()
-    assert not client.answered(Resumed(received, 0))
-    assert client.state == S.LOST
-    assert client.lose("a test").unacknowledged == ["b", "c"]
-
-
-def test_a_restored_session_knows_a_lie() -> None:
-    """Less than was acknowledged is impossible, whatever the file has lost."""
-    client, _ = pair(number=2)
-    client = restored(client, {})
-    client.greeting()
-    with pytest.raises(SessionViolation):
-        client.answered(Resumed(1, 0))
-
-
-def test_no_more_was_written_than_was_put_on_the_link() -> None:
-    """An interrupted writer may say twice what it has written: that counts once."""
-    client, _ = pair()
-    client.send(["a", "b"])
-    assert client.confirm(1) == 1
-    assert client.confirm(5) == 1
-    assert client.written == 2
-    client.send(["c"])
-    assert client.lose("a test").unwritten == ["c"]

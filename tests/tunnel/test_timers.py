@@ -184,6 +184,16 @@ def test_cancelling_the_last_timer_ends_the_thread(timers: SystemTimers) -> None
     join_timers()
 
 
+def test_a_thread_that_has_miscounted_ends(timers: SystemTimers) -> None:
+    """Ctrl-C may have kept a timer from its place that was counted: there is none to wait for."""
+
+    def miscount() -> None:
+        timers._live += 1
+
+    timers.call_at(soon(), miscount)
+    join_timers()
+
+
 def test_cancelling_twice_or_too_late_does_nothing(timers: SystemTimers) -> None:
     """`cancel` after the callback, or after another `cancel`, disturbs no other timer."""
     called, other = threading.Event(), threading.Event()

@@ -1,19 +1,18 @@
 from __future__ import annotations
 
 import contextlib
-import linecache
 import math
 import socket
 import ssl
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import pytest
 import trustme
 
+from tests.ctrl_c import interrupted_at
 from tunnel.frames import Close, FrameDecoder, FrameEncoder, Incoming, Ping
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.outbox import FRAGMENT_SIZE, Message, Outbox
@@ -484,31 +483,8 @@ def test_an_interruption_after_the_role_was_given_up_leaves_its_new_owner_alone(
     assert desk.stalls == 1  # the reader looks, should somebody have relied on the interrupted one
 
 
-@contextlib.contextmanager
-def interrupted_at(number: int) -> Iterator[list[int]]:
-    """KeyboardInterrupt before the so-many-th line that is run of the writer or the outbox.
-
-    Not at a `with` or `try` itself, where the interpreter does not look for signals either: between
-    a body and the release of its lock nothing can come.
-    """
-    lines = [0]
-
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        if not frame.f_code.co_filename.endswith(("tunnel/writer.py", "tunnel/outbox.py")):
-            return None
-        source = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-        if event == "line" and not source.lstrip().startswith(("with ", "try:")):
-            lines[0] += 1
-            if lines[0] == number:
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield lines
-    finally:
-        sys.settrace(before)
+def is_writing(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.endswith(("tunnel/writer.py", "tunnel/outbox.py"))
 
 
 @pytest.mark.parametrize("way", ["direct", "partly", "queued"])
@@ -525,7 +501,7 @@ def test_ctrl_c_at_any_line_leaves_a_writer_that_can_be_stopped(way: str) -> Non
         desk.writer.open()
         if way == "queued":
             desk.queue.enqueue_many(["one", "two"])
-        with contextlib.suppress(KeyboardInterrupt), interrupted_at(number) as lines:
+        with contextlib.suppress(KeyboardInterrupt), interrupted_at(number, is_writing) as lines:
             if way == "queued":
                 desk.writer.flush(may_wait=True)
             else:
@@ -1117,7 +1093,7 @@ def test_ctrl_c_at_any_line_of_a_session_sends_nothing_twice(way: str) -> None:
         if way == "many":
             transport.script = [5, 3]
         accepted = False
-        with contextlib.suppress(KeyboardInterrupt), interrupted_at(number) as lines:
+        with contextlib.suppress(KeyboardInterrupt), interrupted_at(number, is_writing) as lines:
             if way == "direct":
                 accepted = writer.write_directly("one", NORMAL, None)
             else:
