@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from tunnel.testing import FakeClock, ScriptedTransport, StartGateway, StartProxy
     from tunnel.testing.fixtures import Watch
 
-_WATCH: pytest.StashKey[Watch] = pytest.StashKey()  # of an item that uses real sockets
+# Of the items that use real sockets. Not in their stash, which came with pytest 7: this module is
+# loaded in each run where the package is installed, and must not break one that does not use it.
+_watches: WeakKeyDictionary[pytest.Item, Watch] = WeakKeyDictionary()
 
 
 @pytest.fixture
@@ -73,7 +76,7 @@ def tunnel_proxy(request: pytest.FixtureRequest) -> Iterator[StartProxy]:
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
     """After the ends of all fixtures, whatever their order: is something still running?"""
-    watch = item.stash.get(_WATCH, None)
+    watch = _watches.get(item)
     complaint = watch.complaint() if watch is not None else ""
     if complaint:
         pytest.fail(complaint, pytrace=False)
@@ -82,5 +85,5 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
 def _watch(item: pytest.Item) -> None:
     from tunnel.testing.fixtures import Watch
 
-    if _WATCH not in item.stash:
-        item.stash[_WATCH] = Watch()
+    if item not in _watches:
+        _watches[item] = Watch()

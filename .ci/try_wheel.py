@@ -41,6 +41,9 @@ def check_files() -> None:
     ours = (*PACKAGES, PLUGIN, "resilient_tunnel-", "../", f"__pycache__/{PLUGIN}.")
     strays = [file for file in files if not file.startswith(ours)]
     assert not strays, strays
+    for needed in (f"{PLUGIN}.py", "tunnel/pictures/lifecycle.svg"):
+        assert needed in files, needed
+    assert any(entry.value == PLUGIN for entry in installed.entry_points), installed.entry_points
 
 
 def check_bare() -> None:

@@ -173,7 +173,7 @@ def test_no_test_needs_what_is_not_listed() -> None:
         for requirement in requirements(lines)
     }
     ours = {path.stem for folder in ("tests", "docs") for path in (ROOT / folder).rglob("*.py")}
-    ours |= {"statemachine", "tunnel", "benchmarks", "programs"}
+    ours |= {"statemachine", "tunnel", "tests", "benchmarks", "programs"}
     foreign = {
         module
         for path in (ROOT / "tests").rglob("*.py")

@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,6 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: By argparse: after ``--help`` with 0, after an unknown option with 2.
     """
+    if sys.stderr is None:  # it was closed; what is said there is for nobody
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end
+    if sys.stdout is None:
+        sentence = f"standard output is closed; to drop what is written, give {os.devnull}"
+        print(f"tunnel: error: {sentence}", file=sys.stderr)
+        return 2
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
@@ -46,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.close(nowhere)
         return 1
     except (TunnelError, OSError) as error:
-        print(f"tunnel {arguments.command}: error: {error}", file=sys.stderr)
+        with suppress(OSError):  # a terminal may have gone away
+            print(f"tunnel {arguments.command}: error: {error}", file=sys.stderr)
         return 2
 
 

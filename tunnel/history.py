@@ -169,3 +169,17 @@ def _moment(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < _END:
         raise ValueError(f"{value!r} is no number of seconds")
     return float(value)
+
+
+def attempt_of(event: ConnectionEvent) -> tuple[int, float] | None:
+    """The attempt that an event announces.
+
+    Returns:
+        Its number, and the seconds before it; None: the event is about something else.
+    """
+    if event.type is not ConnectionEventType.RECONNECTING:
+        return None
+    number_, delay = event.metadata.get("attempt"), event.metadata.get("delay")
+    if not isinstance(number_, int) or not isinstance(delay, (int, float)) or number_ < 1:
+        return None  # what an application has recorded, or the change of state itself
+    return number_, max(0.0, float(delay))

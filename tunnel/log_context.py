@@ -29,7 +29,8 @@ class LogContext:
     def __init__(self) -> None:
         self._ids: dict[str, str | None] = {}  # never changed, only replaced
         # By thread, each written by that thread alone: the tunnel's, and those of slow callbacks.
-        self._entered: dict[int, AbstractContextManager[None]] = {}
+        # With the ids that were entered.
+        self._entered: dict[int, tuple[AbstractContextManager[None], object]] = {}
 
     def name(self, connection_id: str, dial_id: str | None) -> None:
         """Have lines carry these ids from now on: the calling thread's, if it is within.
@@ -39,10 +40,18 @@ class LogContext:
             dial_id: Of the dial that begins now, and of its link; None before the first.
         """
         self._ids = {"connection_id": connection_id, "dial_id": dial_id}
+        self.renew()
+
+    def renew(self) -> None:
+        """Have the calling thread, if it is within, carry the present ids.
+
+        For a thread whose callback was slow: another has become the tunnel's, and has dialled.
+        """
         thread = threading.get_ident()
-        entered = self._entered.pop(thread, None)
-        if entered is not None:
-            entered.__exit__(None, None, None)
+        entered = self._entered.get(thread)
+        if entered is not None and entered[1] is not self._ids:
+            del self._entered[thread]
+            entered[0].__exit__(None, None, None)
             self._enter(thread)
 
     def within(self) -> AbstractContextManager[None]:
@@ -59,7 +68,7 @@ class LogContext:
 
     def leave(self, thread: int) -> None:
         """The end of `enter`."""
-        self._entered.pop(thread).__exit__(None, None, None)
+        self._entered.pop(thread)[0].__exit__(None, None, None)
 
     @property
     def logger(self) -> Logger:
@@ -67,9 +76,10 @@ class LogContext:
         return logger.bind(**self._ids)
 
     def _enter(self, thread: int) -> None:
-        context = logger.contextualize(**self._ids)
+        ids = self._ids
+        context = logger.contextualize(**ids)
         context.__enter__()
-        self._entered[thread] = context
+        self._entered[thread] = context, ids
 
 
 class _Within(AbstractContextManager[None]):

@@ -36,15 +36,7 @@ class MetricSources:
             TypeError: An argument is of the wrong type.
             ValueError: The name is empty, or another tunnel has it.
         """
-        if not isinstance(name, str):
-            raise TypeError(f"a tunnel's name is a str, not {name!r}")
-        if not isinstance(tunnel, (TunnelService, MetricsCollector)):
-            raise TypeError(
-                "only a TunnelService or a MetricsCollector has metrics, "
-                f"not a {type(tunnel).__name__}"
-            )
-        if not name:
-            raise ValueError("a tunnel needs a name, to be told apart from others")
+        _check(name, tunnel)
         with self._lock:
             if name in self._given or self._alive().get(name, tunnel) is not tunnel:
                 raise ValueError(f"there is a tunnel of the name {name!r} already; remove it first")
@@ -59,9 +51,15 @@ class MetricSources:
         """The tunnels that are there now.
 
         In a forked child those of the parent are left out: they are the parent's to show.
+
+        Raises:
+            TypeError, ValueError: What was given is no tunnel, or has no name.
         """
+        given = dict(self._given)
+        for name, tunnel in given.items():
+            _check(name, tunnel)
         with self._lock:
-            shown = {**self._given, **self._alive()}
+            shown = {**given, **self._alive()}
         return {name: tunnel for name, tunnel in shown.items() if not is_inherited(tunnel)}
 
     def _alive(self) -> dict[str, Source]:
@@ -69,3 +67,14 @@ class MetricSources:
         alive = {name: tunnel for name, ref in self._added.items() if (tunnel := ref()) is not None}
         self._added = {name: self._added[name] for name in alive}
         return alive
+
+
+def _check(name: object, tunnel: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"a tunnel's name is a str, not {name!r}")
+    if not isinstance(tunnel, (TunnelService, MetricsCollector)):
+        raise TypeError(
+            f"only a TunnelService or a MetricsCollector has metrics, not a {type(tunnel).__name__}"
+        )
+    if not name:
+        raise ValueError("a tunnel needs a name, to be told apart from others")

@@ -362,7 +362,8 @@ class PendingRequests:
             if due is not None:
                 self._plan(due)
         try:
-            self._fail_each(requests, _time_out, True)
+            with self._log_context.within():  # callbacks of futures log, too
+                self._fail_each(requests, _time_out, True)
         finally:
             self._withdraw(requests)
 

@@ -85,7 +85,7 @@ def render(tunnels: Mapping[str, Source]) -> str:
         tunnels: Name of each tunnel, and the service, or its metrics: those do not know all.
 
     Returns:
-        Text format 0.0.4, to be served as ``prometheus_client.CONTENT_TYPE_PLAIN_0_0_4``.
+        Text format 0.0.4, to be served as ``text/plain; version=0.0.4; charset=utf-8``.
     """
     registry = CollectorRegistry()
     registry.register(TunnelCollector(tunnels))

@@ -196,7 +196,7 @@ class TunnelService:
         )
         waker = self._waker = Waker()
         delivery: Delivery
-        self._lane = CallbackLane()
+        self._lane = CallbackLane(log_context.renew)
         self._inbox: Inbox | None = None
         if on_message is None:
             delivery = self._inbox = Inbox(config.receive_high_water, waker.wake)

@@ -54,6 +54,16 @@ def test_calls_in_order() -> None:
     assert not lane.is_ready
 
 
+def test_something_is_done_before_each_call() -> None:
+    """By the thread that makes it, and for each anew: much may have changed since the last."""
+    called: list[str] = []
+    lane = CallbackLane(lambda: called.append("renewed"))
+    lane.add(lambda: called.append("one"))
+    lane.add(lambda: called.append("two"))
+    lane.run()
+    assert called == ["renewed", "one", "renewed", "two"]
+
+
 def test_calls_what_is_added_by_a_call() -> None:
     """A call that adds another does not have to be run again."""
     lane, called = CallbackLane(), []

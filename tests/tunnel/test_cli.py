@@ -168,6 +168,18 @@ def test_it_runs_as_a_module() -> None:
     assert done.stdout == diagram.render(tunnel.LIFECYCLE, "rst").encode()
 
 
+def test_a_closed_output_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A shell may have closed it; and who has closed the other has nothing said to him."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli.main(["diagram"]) == 2
+    assert "standard output is closed" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stderr", None)
+    assert cli.main(["diagram"]) == 2
+    sys.stderr.close()
+
+
 def test_a_reader_that_has_gone_away_is_no_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

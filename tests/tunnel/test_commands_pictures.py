@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tunnel import ConnectionStateTracker, cli
+from tunnel.commands import history_files
 from tunnel.testing import FakeClock
 
 
@@ -67,6 +68,38 @@ def test_what_is_no_history_is_refused(
     monkeypatch.setattr(sys, "stdin", io.StringIO("{}"))
     assert cli.main([*command, "-"]) == 2
     assert "standard input holds no history" in capsys.readouterr().err
+
+
+def test_a_link_that_somebody_has_put_there_is_not_followed(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a picture is called until it is finished cannot be foreseen, and is always new."""
+    victim = saved.with_name("victim")
+    victim.write_text("precious")
+    monkeypatch.setattr(history_files, "token_hex", lambda size: "foreseen")
+    unfinished = saved.with_name(".run.svg.foreseen")
+    unfinished.symlink_to(victim)
+    assert cli.main(["timeline", str(saved), f"--output={saved.with_name('run.svg')}"]) == 2
+    assert victim.read_text() == "precious"
+
+
+def test_a_picture_that_cannot_be_finished_leaves_nothing(saved: Path) -> None:
+    """Neither half a picture nor its file."""
+    saved.with_name("run.svg").mkdir()
+    before = sorted(saved.parent.iterdir())
+    assert cli.main(["timeline", str(saved), f"--output={saved.with_name('run.svg')}"]) == 2
+    assert sorted(saved.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("options", [["--check"], ["--format=dot"], ["--format=svg", "--check"]])
+def test_a_history_is_only_drawn(
+    options: list[str], saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As SVG, and there is nothing that it could be checked with."""
+    arguments = ["diagram", "--history", str(saved), f"--output={saved.parent / 'out'}", *options]
+    assert cli.main(arguments) == 2
+    assert "a history is drawn as SVG" in capsys.readouterr().err
+    assert not (saved.parent / "out").exists()
 
 
 def test_a_history_is_of_the_lifecycle(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:

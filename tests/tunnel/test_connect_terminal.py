@@ -80,6 +80,20 @@ def test_the_row_follows_the_size(terminal: Resizable) -> None:
     assert screen.take() == ""
 
 
+def test_a_terminal_that_has_gone_away_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The conversation goes on without a row."""
+
+    def fail(descriptor: int) -> os.terminal_size:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "get_terminal_size", fail)
+    screen = Screen()
+    view = TerminalView(screen, "ws://h/")
+    view.refresh(STATUS)
+    view.close()
+    assert screen.take() == ""
+
+
 def test_events_are_lines_above_it(terminal: Resizable) -> None:
     """With their time; a text in brackets is no markup."""
     screen = Screen()

@@ -9,7 +9,7 @@ from loguru import logger
 
 from tunnel import CircuitBreaker, ConnectionEventType, TunnelConfig, TunnelService
 from tunnel.log_context import LogContext
-from tunnel.testing import FakeClock, ScriptedTransport, drive
+from tunnel.testing import FakeClock, ScriptedGateway, ScriptedTransport, drive
 
 DEADLINE = 20.0
 
@@ -37,6 +37,42 @@ def test_lines_carry_the_ids_within_and_only_there(extras: list[dict[str, Any]])
     logger.info("after")
     ids = {"connection_id": "c", "dial_id": None}
     assert extras == [{}, ids, {**ids, "dial_id": "c-1"}, {}]
+
+
+def test_a_thread_that_was_slow_takes_up_the_present_ids(extras: list[dict[str, Any]]) -> None:
+    """What it calls next belongs to the new link; outside there is nothing to be renewed."""
+    context = LogContext()
+    context.name("c", "c-1")
+    context.renew()
+    logger.info("outside")
+    with context.within():
+        dialling = threading.Thread(target=context.name, args=("c", "c-2"))
+        dialling.start()
+        dialling.join(DEADLINE)
+        logger.info("slow")
+        context.renew()
+        context.renew()
+        logger.info("next")
+    logger.info("after")
+    assert [extra.get("dial_id") for extra in extras] == [None, "c-1", "c-2", None]
+
+
+def test_callbacks_of_a_time_out_carry_the_ids(extras: list[dict[str, Any]]) -> None:
+    """They are called by the timers, and not by a thread of the tunnel's."""
+    clock = FakeClock()
+    network = ScriptedTransport(clock)
+    ScriptedGateway(network)
+    service = TunnelService(clock=clock, new_transport=network)
+    service.connect("ws://a.example/")
+    network.fall_silent()
+    future = service.submit(b"?", timeout=1.0)
+    future.add_done_callback(lambda _: logger.info("over"))
+    drive(service, future.done, timeout=10)
+    connection = service.tracker.connection
+    assert connection is not None
+    said = [extra for extra in extras if "event" not in extra and "connection_id" in extra]
+    assert said[-1]["connection_id"] == connection.id
+    service.disconnect()
 
 
 def test_within_within_is_one(extras: list[dict[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,16 @@ def test_what_was_added_and_what_was_given_is_there() -> None:
     sources.remove("one")
     sources.remove("one")
     assert sources.present() == {"two": two}
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [({"a": object()}, TypeError), ({"": MetricsCollector()}, ValueError), ({1: None}, TypeError)],
+)
+def test_what_was_given_is_looked_at_as_well(given: Any, error: type[Exception]) -> None:
+    """What is no tunnel is named as such, in place of a failure deep within."""
+    with pytest.raises(error, match=r"(?i)tunnel"):
+        MetricSources(given).present()
 
 
 def test_a_tunnel_that_is_gone_is_not_there() -> None:

@@ -10,6 +10,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ import tunnel.status.client as client_module
 import tunnel.status.server as server_module
 from tunnel import TunnelConfig, TunnelConnectionState, TunnelService, roll
 from tunnel.errors import ConnectRefusedError
-from tunnel.events import ConnectionEvent
+from tunnel.events import ConnectionEvent, ConnectionEventType
 from tunnel.status import ProcessStatus, StatusClient, StatusError, serve, served_paths
-from tunnel.status.report import look
+from tunnel.status.report import _last_error, _latest_attempt, look
 from tunnel.testing import FakeClock, ScriptedTransport, drive
 
 pytestmark = [
@@ -118,6 +119,23 @@ class TestReport:
         assert seen[:2] == ["connecting", "connected"]
         assert seen[-1] == "disconnected"
 
+    def test_what_an_application_records_is_no_attempt(self) -> None:
+        """Anybody may record events, whatever they hold; and a health check is no error."""
+        then = datetime(2026, 1, 1, tzinfo=timezone.utc)
+        later = then + timedelta(seconds=5)
+        kind = ConnectionEventType.RECONNECTING
+        announced = ConnectionEvent(kind, then, "attempt 1", {"attempt": 1, "delay": 2.0})
+        events = (
+            announced,
+            ConnectionEvent(kind, later, "mine", {"attempt": 7}),
+            ConnectionEvent(kind, later, "mine", {"attempt": "none", "delay": None}),
+        )
+        assert _latest_attempt(events) == (1, then.timestamp() + 2.0)
+        checked = ConnectionEvent(ConnectionEventType.HEALTH_CHECK, later, "well")
+        error = _last_error(ConnectRefusedError("refused"), (announced, checked))
+        assert error is not None
+        assert error.time == then.timestamp()
+
     def test_it_survives_json(self) -> None:
         """What a client reads is what the process has said, its histories included."""
         said = seen_in_recovery()
@@ -125,6 +143,22 @@ class TestReport:
         (history,) = said.histories
         assert history.tracker.state is TunnelConnectionState.RECONNECTING
         assert [step.trigger for step in history.steps] == ["connect", "opened", "lost", "recover"]
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [("name", 5), ("queued", "many"), ("attempt", True), ("since", [])]
+    )
+    def test_names_that_are_numbers_are_refused(self, name: str, value: object) -> None:
+        """What is shown has to be what it says; it may come from somebody else."""
+        answer = json.loads(json.dumps(seen_in_recovery().to_dict()))
+        answer["tunnels"][0][name] = value
+        with pytest.raises(StatusError, match=f"is no status .*{name} is"):
+            ProcessStatus.from_dict(answer)
+
+    def test_a_whole_number_may_stand_for_seconds(self) -> None:
+        """JSON does not tell 1 from 1.0."""
+        answer = json.loads(json.dumps(seen_in_recovery().to_dict()))
+        answer["tunnels"][0]["since"] = 1
+        assert ProcessStatus.from_dict(answer).tunnels[0].since == 1
 
     @pytest.mark.parametrize(
         ("answer", "text"),
@@ -370,6 +404,36 @@ class TestAsking:
                 pytest.raises(StatusError, match=r"does not answer within 0\.05 s"),
             ):
                 client.ask()
+
+    def test_dripping_has_an_end(self, path: Path) -> None:
+        """The whole answer has to be there in time, not only the next byte."""
+        over = threading.Event()
+
+        def drip(peer: socket.socket) -> None:
+            with peer, suppress(OSError):
+                while not over.wait(0.01):
+                    peer.sendall(b" ")
+
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(os.fspath(path))
+            listener.listen()
+            with StatusClient(path, timeout=0.2) as client:
+                dripping = threading.Thread(target=drip, args=(listener.accept()[0],))
+                dripping.start()
+                with pytest.raises(StatusError, match=r"does not answer within 0\.2 s"):
+                    client.ask()
+                over.set()
+                dripping.join(20)
+
+    def test_a_folder_of_anybodys_is_not_looked_into(self, tmp_path: Path) -> None:
+        """Where others may write, they could pretend to be programs."""
+        assert served_paths() == []
+        folder = tmp_path / "resilient-tunnel"
+        folder.mkdir(mode=0o700)
+        assert served_paths() == []
+        folder.chmod(0o777)
+        with pytest.raises(StatusError, match="not a folder of yours alone"):
+            served_paths()
 
     def test_nobody_there_is_a_sentence(self, path: Path) -> None:
         """No file, or one that is no socket: what it means, and what to do."""

@@ -7,7 +7,6 @@ import math
 import os
 import sys
 from importlib.util import find_spec
-from typing import TextIO
 
 from loguru import logger
 
@@ -82,11 +81,13 @@ def run(arguments: argparse.Namespace) -> int:
     logger.remove()
     sink = logger.add(view.log, level="WARNING", backtrace=False, diagnose=False)
     logger.enable("tunnel")
-    output = _descriptor(sys.stdout, "standard output")
+    if sys.stdin is None:
+        raise ConfigurationError(f"standard input is closed; to say nothing, give {os.devnull}")
+    output = sys.stdout.fileno()
     conversation = Conversation(
         config.replace(log_level="CRITICAL"),  # events are told by the view
         view,
-        _descriptor(sys.stdin, "standard input"),
+        sys.stdin.fileno(),
         ByteSplitter() if arguments.binary else LineSplitter(config.max_message_size),
         OutputWriter(output, binary=arguments.binary, is_terminal=os.isatty(output)),
         arguments.wait,
@@ -97,12 +98,6 @@ def run(arguments: argparse.Namespace) -> int:
         view.close()
         logger.disable("tunnel")
         logger.remove(sink)
-
-
-def _descriptor(stream: TextIO | None, name: str) -> int:
-    if stream is None:
-        raise ConfigurationError(f"{name} is closed; to say or hear nothing, give {os.devnull}")
-    return stream.fileno()
 
 
 def _view(server: str, *, as_json: bool) -> PlainView:

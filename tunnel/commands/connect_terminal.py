@@ -49,7 +49,10 @@ class TerminalView(PlainView):
     def refresh(self, status: ConnectStatus) -> None:
         """Draw the row anew."""
         self._flush()
-        size = os.get_terminal_size(self._stream.fileno())
+        try:
+            size = os.get_terminal_size(self._stream.fileno())
+        except OSError:  # the terminal has gone away; the conversation goes on
+            return
         if size.lines < _LEAST_ROWS:
             return
         text = Text.assemble(

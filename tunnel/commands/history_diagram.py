@@ -16,13 +16,15 @@ def run(arguments: Namespace) -> int:
         The exit code: 0.
 
     Raises:
-        ConfigurationError: Another machine was asked for, or the file is no history.
+        ConfigurationError: Another machine or format was asked for, or the file is no history.
         OSError: A file cannot be read or written.
     """
     if arguments.name != "lifecycle":
         raise ConfigurationError(
             f"a history is about the lifecycle; it says nothing of the {arguments.name}"
         )
+    if arguments.check or arguments.format not in (None, ["svg"]):
+        raise ConfigurationError("a history is drawn as SVG, and there is nothing to check it with")
     picture = draw_diagram(read_history(arguments.history))
     folder = arguments.output
     if folder is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from secrets import token_hex
 
 from tunnel.errors import ConfigurationError
 from tunnel.history import History
@@ -38,6 +39,13 @@ def write_picture(picture: str, path: Path | None) -> None:
     if path is None:
         sys.stdout.buffer.write(picture.encode())
         return
-    unfinished = path.with_name(f".{path.name}.new")
-    unfinished.write_text(picture, encoding="utf-8")
-    unfinished.replace(path)
+    # A name that nobody can foresee, and a new file: others could have put a link there.
+    unfinished = path.with_name(f".{path.name}.{token_hex(8)}")
+    with unfinished.open("x", encoding="utf-8") as file:
+        try:
+            file.write(picture)
+            file.close()
+            unfinished.replace(path)
+        except BaseException:
+            unfinished.unlink()
+            raise

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from xml.etree.ElementTree import Element
 
-from tunnel.events import ConnectionEvent, ConnectionEventType
-from tunnel.history import History
+from tunnel.history import History, attempt_of
 from tunnel.lifecycle import LIFECYCLE
 from tunnel.pictures.svg import FAINT, FILLS, INK, add, canvas, number, to_text, write
 from tunnel.pictures.words import duration, moment, round_trip, whose
@@ -160,7 +159,7 @@ def _add_attempts(root: Element, axis: _Axis, history: History, y: float) -> Non
     _name(root, "attempts", y + _ROW / 2 + 4)
     taken = -math.inf
     for event in history.tracker.events:
-        facts = _attempt(event)
+        facts = attempt_of(event)
         if facts is None:
             continue
         attempt, delay = facts
@@ -173,16 +172,6 @@ def _add_attempts(root: Element, axis: _Axis, history: History, y: float) -> Non
         if x2 - taken >= _ROOM:
             write(root, x2, middle - 6, str(attempt), size=9, text_anchor="middle", fill=_ATTEMPT)
             taken = x2
-
-
-def _attempt(event: ConnectionEvent) -> tuple[int, float] | None:
-    """Its number, and the seconds before it; None: the event is about something else."""
-    if event.type is not ConnectionEventType.RECONNECTING:
-        return None
-    number_, delay = event.metadata.get("attempt"), event.metadata.get("delay")
-    if not isinstance(number_, int) or not isinstance(delay, (int, float)) or number_ < 1:
-        return None  # what an application has recorded, or the change of state itself
-    return number_, max(0.0, float(delay))
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,15 @@ import json
 import os
 import socket
 import stat
+import time
 from pathlib import Path
 from types import TracebackType
 
 from tunnel.status.errors import StatusEndedError, StatusError
-from tunnel.status.places import default_folder
+from tunnel.status.places import check_folder, default_folder
 from tunnel.status.report import ProcessStatus
 
+_PIECE = 64 * 1024
 _MAX_ANSWER = 64 * 2**20  # bytes; some hundred thousand tunnels
 
 
@@ -33,7 +35,6 @@ class StatusClient:
         self.path = Path(path)
         self._timeout = timeout
         self._socket = _connect(self.path, timeout)
-        self._stream = self._socket.makefile("rb")
 
     def __enter__(self) -> StatusClient:
         return self
@@ -48,7 +49,6 @@ class StatusClient:
 
     def close(self) -> None:
         """End the connection."""
-        self._stream.close()
         self._socket.close()
 
     def ask(self, *, histories: bool = False) -> ProcessStatus:
@@ -63,8 +63,9 @@ class StatusClient:
         """
         question = {"ask": "histories" if histories else "status"}
         try:
+            self._socket.settimeout(self._timeout)
             self._socket.sendall(json.dumps(question).encode() + b"\n")
-            line = self._stream.readline(_MAX_ANSWER)
+            line = self._line()
         except TimeoutError as error:
             raise StatusError(
                 f"the program at {self.path} does not answer within {self._timeout:g} s"
@@ -81,15 +82,43 @@ class StatusClient:
             raise StatusError(f"what {self.path} answers is no status")
         return ProcessStatus.from_dict(answer)
 
+    def _line(self) -> bytes:
+        """The answer, which has to be there in time as a whole; what came of it if there is more.
+
+        Nothing follows it: the next is only sent when it is asked for.
+        """
+        deadline = time.monotonic() + self._timeout
+        line = bytearray()
+        while not line.endswith(b"\n") and len(line) < _MAX_ANSWER:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise TimeoutError
+            self._socket.settimeout(remaining)
+            piece = self._socket.recv(_PIECE)
+            if not piece:
+                break
+            line += piece
+        return bytes(line)
+
     def _over(self) -> str:
         return f"the program at {self.path} has ended, or answers too many others"
 
 
 def served_paths() -> list[Path]:
-    """Return the sockets where the commands look by themselves, whether anybody listens or not."""
+    """Return the sockets where the commands look by themselves, whether anybody listens or not.
+
+    Raises:
+        StatusError: Their folder is not this user's alone: others could pretend to be programs.
+        OSError: It cannot be looked at.
+    """
     if not hasattr(socket, "AF_UNIX"):
         return []
-    return sorted(default_folder().glob("*.sock"))
+    folder = default_folder()
+    try:
+        check_folder(folder)
+    except FileNotFoundError:
+        return []
+    return sorted(folder.glob("*.sock"))
 
 
 def _connect(path: Path, timeout: float) -> socket.socket:

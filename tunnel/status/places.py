@@ -35,6 +35,16 @@ def make_folder(folder: Path) -> None:
         OSError: It cannot be made.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
+    check_folder(folder)
+
+
+def check_folder(folder: Path) -> None:
+    """See that a folder is this user's alone.
+
+    Raises:
+        StatusError: It is somebody else's, or others may write to it.
+        OSError: It is not there, or cannot be looked at.
+    """
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != _user() or found.st_mode & 0o022:
         raise StatusError(

@@ -8,11 +8,11 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 from tunnel.errors import TunnelError
 from tunnel.events import ConnectionEvent, ConnectionEventType
-from tunnel.history import History, steps_of
+from tunnel.history import History, attempt_of, steps_of
 from tunnel.lifecycle import TunnelConnectionState
 from tunnel.roll import enrolled
 from tunnel.secrets import scrub
@@ -20,7 +20,14 @@ from tunnel.service import TunnelService
 from tunnel.status.errors import StatusError
 from tunnel.tracker_snapshot import TrackerSnapshot
 
+_A = TypeVar("_A")
+
 _VERSION = 1
+_AFTER_AN_ERROR = (
+    ConnectionEventType.DISCONNECTED,
+    ConnectionEventType.RECONNECTING,
+    ConnectionEventType.ERROR,
+)
 
 
 @dataclass(frozen=True)
@@ -138,9 +145,21 @@ class ProcessStatus:
 
 def _tunnel(data: Mapping[str, Any]) -> TunnelStatus:
     error = data["last_error"]
-    status = TunnelStatus(**{**data, "last_error": None if error is None else LastError(**error)})
+    last_error = None if error is None else _of_its_types(LastError(**error))
+    status = _of_its_types(TunnelStatus(**{**data, "last_error": last_error}))
     TunnelConnectionState(status.state)
     return status
+
+
+def _of_its_types(answer: _A) -> _A:
+    """What came from another process is what is shown, so it has to be what it says."""
+    for name, kind in get_type_hints(type(answer)).items():
+        value = getattr(answer, name)
+        if isinstance(value, bool) or not isinstance(value, kind):
+            is_whole = isinstance(value, int) and isinstance(float(value), kind)  # JSON's 1 for 1.0
+            if isinstance(value, bool) or not is_whole:
+                raise TypeError(f"{name} is {value!r}")
+    return answer
 
 
 def look(*, histories: bool = False) -> ProcessStatus:
@@ -162,16 +181,17 @@ def look(*, histories: bool = False) -> ProcessStatus:
 def _look_at(number: int, service: TunnelService) -> TunnelStatus:
     tracker, numbers = service.tracker, service.statistics()
     state, records, connection = tracker.state, tracker.machine.history, tracker.connection
-    attempt = _attempt(tracker.events) if state is TunnelConnectionState.RECONNECTING else None
+    is_recovering = state is TunnelConnectionState.RECONNECTING
+    attempt, due = _latest_attempt(tracker.events) if is_recovering else (0, None)
     return TunnelStatus(
         number=number,
         name=(scrub(connection.user_id) if connection is not None else "") or f"tunnel-{number}",
         server_url=scrub(connection.server_url) if connection is not None else None,
         state=state.value,
         since=records[-1].time if records else None,
-        attempt=attempt.metadata["attempt"] if attempt is not None else 0,
+        attempt=attempt,
         max_attempts=service.config.max_reconnect_attempts,
-        next_attempt=None if attempt is None else _due(attempt),
+        next_attempt=due,
         queued=numbers["queued_requests"],
         max_queued=service.config.max_queue_size,
         unacknowledged=numbers["unacknowledged"],
@@ -184,24 +204,23 @@ def _look_at(number: int, service: TunnelService) -> TunnelStatus:
     )
 
 
-def _attempt(events: tuple[ConnectionEvent, ...]) -> ConnectionEvent | None:
-    """The latest announcement of an attempt."""
+def _latest_attempt(events: tuple[ConnectionEvent, ...]) -> tuple[int, float | None]:
+    """The number of the attempt that was announced last, and when it is due; 0: there is none."""
     for event in reversed(events):
-        if event.type is ConnectionEventType.RECONNECTING and event.metadata.get("attempt"):
-            return event
-    return None
-
-
-def _due(attempt: ConnectionEvent) -> float:
-    return attempt.timestamp.timestamp() + float(attempt.metadata["delay"])
+        attempt = attempt_of(event)
+        if attempt is not None:
+            number, delay = attempt
+            return number, event.timestamp.timestamp() + delay
+    return 0, None
 
 
 def _last_error(
     present: TunnelError | None, events: tuple[ConnectionEvent, ...]
 ) -> LastError | None:
     if present is not None and events:
-        time = events[-1].timestamp.timestamp()  # it has led to the announcement of an attempt
-        return LastError(present.code, scrub(present.message), time)
+        # It has led to one of these; what else is recorded, such as health checks, is not its time.
+        led_to = [event for event in events if event.type in _AFTER_AN_ERROR] or events
+        return LastError(present.code, scrub(present.message), led_to[-1].timestamp.timestamp())
     for event in reversed(events):
         error = event.metadata.get("error")
         if isinstance(error, dict) and isinstance(error.get("code"), str):

@@ -248,7 +248,7 @@ class Relay:
         if self._ignorances:
             self._ignored.append(client)
             return
-        twin = None
+        twin = server = None
         try:
             server = self._dial()
             if self.twin_late is not None:
@@ -256,6 +256,8 @@ class Relay:
                 self._connections.add(twin)
         except OSError:
             reset(client)
+            if server is not None:
+                server.close()
             return
         self.idle.clear()
         connection = Connection(self, client, server, twin)
