@@ -186,7 +186,7 @@ def test_a_terminal_gets_the_live_view(
     """On a terminal the demo draws, and ends with the same verdict."""
     brief("reset")
     terminal = io.StringIO()
-    monkeypatch.setattr(program, "_is_lively", lambda stream: True)
+    monkeypatch.setattr(program, "is_lively", lambda stream: True)
     monkeypatch.setattr(sys, "stdout", terminal)
     assert program.run() == 0
     assert "sent again" in terminal.getvalue()

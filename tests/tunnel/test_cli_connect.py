@@ -149,7 +149,9 @@ def test_events_are_told_as_json(terminal: Terminal) -> None:
     assert objects[-1]["metadata"]["sent"] == 1
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_ends_it_with_care(terminal: Terminal, number: int, code: int) -> None:
     """What was read is sent, the connection is closed with 1000, and handlers are as before."""
     before = signal.getsignal(number)
@@ -171,6 +173,45 @@ def test_a_signal_ends_it_with_care(terminal: Terminal, number: int, code: int) 
     assert closed == [1000]
     assert "Traceback" not in err
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_is_ignored_stays_ignored(terminal: Terminal) -> None:
+    """As that for the terminal's end is under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    received: list[str | bytes] = []
+
+    def handle(connection: ServerConnection) -> None:
+        for message in connection:
+            received.append(message)
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    try:
+        with server(handle) as url:
+            code, _, _ = terminal.run(url, "--wait", "0", stdin=b"one\ntwo\n")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert code == 0
+    assert received == ["one", "two"]
+
+
+def test_nobody_has_to_read_what_it_tells(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages go on, and it ends, while standard error is full."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writer, bytes(10_000)):
+            pass
+    os.set_blocking(writer, True)
+    with os.fdopen(writer, "w", encoding="utf-8") as full, os.fdopen(reader, "rb") as unread:
+        with GatewayThread("echo") as gateway, monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", full)
+            assert terminal.run(gateway.url, *SOON, stdin=b"x\n")[:2] == (0, b"x\n")
+        os.set_blocking(unread.fileno(), False)  # the writer's thread may go on, and end
+        text = b""
+        while b"received 1" not in text:
+            text = text[-100:] + (unread.read(10_000) or b"")
 
 
 def test_a_second_signal_ends_it_at_once(
@@ -503,7 +544,7 @@ def test_on_a_terminal_there_is_a_row(
     """It shows the state and what goes on; and is gone at the end. Without rich there is none."""
     monkeypatch.setenv("TERM", "xterm-256color")
     if not has_rich:
-        monkeypatch.setattr("tunnel.commands.connect.find_spec", lambda name: None)
+        monkeypatch.setattr("tunnel.commands.terminal.find_spec", lambda name: None)
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     chunks: list[bytes] = []

@@ -402,7 +402,7 @@ def test_in_a_terminal_it_has_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = []
     for has_rich in (True, False):
         if not has_rich:
-            monkeypatch.setattr("tunnel.commands.diagnosis_view.find_spec", lambda name: None)
+            monkeypatch.setattr("tunnel.commands.terminal.find_spec", lambda name: None)
         with GatewayThread("echo") as gateway:
             texts.append(on_terminal(monkeypatch, f"ws://127.0.0.1:{gateway.port}/"))
     coloured, plain = texts

@@ -52,7 +52,8 @@ def test_lines_become_messages(data: bytes, messages: list[str], size: int) -> N
 def test_a_line_may_be_as_long_as_a_message(size: int) -> None:
     """And not longer: what comes before such a line is handed out, and then a sentence says so."""
     assert split(b"12345\n1234", size, max_size=5) == ["12345", "1234"]
-    for data in (b"1\n123456\n", b"1\n123456"):
+    assert split(b"12345\r\n12345\r\n", size, max_size=5) == ["12345", "12345"]
+    for data in (b"1\n123456\n", b"1\n123456", b"1\n1234567"):
         with pytest.raises(InputError, match=r"line 2 of standard input has more than 5 bytes"):
             split(data, size, max_size=5)
 

@@ -16,7 +16,9 @@ STATUS = ConnectStatus("connected", queued=3)
 
 
 class Screen(io.StringIO):
-    """A terminal of a size that can change."""
+    """A terminal of a size that can change, which may be held up."""
+
+    is_behind = False
 
     def fileno(self) -> int:
         return 7
@@ -49,7 +51,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Resizable:
 def test_the_row_is_taken_once_and_given_back(terminal: Resizable) -> None:
     """It is outside what scrolls, drawn with the cursor saved, and empty at the end."""
     screen = Screen()
-    view = TerminalView(screen, "ws://h/")
+    view = TerminalView(screen, "ws://h/", screen)
     view.refresh(STATUS)
     first = screen.take()
     assert first.startswith("\n\0337\033[1;23r\0338\033[1A\0337\033[24;1H\033[2K")
@@ -67,7 +69,7 @@ def test_the_row_is_taken_once_and_given_back(terminal: Resizable) -> None:
 def test_the_row_follows_the_size(terminal: Resizable) -> None:
     """A terminal that has become larger has it at its new end; a tiny one has none."""
     screen = Screen()
-    view = TerminalView(screen, "ws://h/")
+    view = TerminalView(screen, "ws://h/", screen)
     view.refresh(STATUS)
     screen.take()
     terminal.size = os.terminal_size((20, 30))
@@ -88,21 +90,31 @@ def test_a_terminal_that_has_gone_away_is_no_error(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(os, "get_terminal_size", fail)
     screen = Screen()
-    view = TerminalView(screen, "ws://h/")
+    view = TerminalView(screen, "ws://h/", screen)
     view.refresh(STATUS)
     view.close()
     assert screen.take() == ""
 
 
+def test_nothing_is_drawn_while_it_is_held_up(terminal: Resizable) -> None:
+    """What was drawn a hundred times meanwhile would flash past when it goes on."""
+    screen = Screen()
+    view = TerminalView(screen, "ws://h/", screen)
+    screen.is_behind = True
+    view.refresh(STATUS)
+    assert screen.take() == ""
+    screen.is_behind = False
+    view.refresh(STATUS)
+    assert "connected" in screen.take()
+
+
 def test_events_are_lines_above_it(terminal: Resizable) -> None:
     """With their time; a text in brackets is no markup."""
     screen = Screen()
-    view = TerminalView(screen, "ws://h/")
+    view = TerminalView(screen, "ws://h/", screen)
     now = datetime.now(timezone.utc)
     view.event(ConnectionEvent(ConnectionEventType.DISCONNECTED, now, "[Errno 1] [red]no"))
     view.event(ConnectionEvent(ConnectionEventType.HEALTH_CHECK, now, "well"))
-    assert screen.take() == ""  # the thread that tells of it must not wait
-    view.close()
     text = screen.take()
     assert "disconnected: [Errno 1] [red]no" in text
     assert text.count("\n") == 1

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 import pytest
 
 from statemachine import Record
-from tunnel.demo import live_view, plain_view, program, recorder
+from tunnel.demo import live_view, plain_view, recorder
 from tunnel.demo.journal import UNEXPECTED, Attempt, Gauges, Journal, Recovery
 from tunnel.demo.ledger import Ledger, Tally
 from tunnel.demo.recorder import Note, Recorder, Status
@@ -591,25 +591,3 @@ def test_the_live_view_ends_with_the_summary() -> None:
 
 
 # The choice of the view
-
-
-@pytest.mark.parametrize(
-    ("tty", "encoding", "term", "lively"),
-    [
-        (True, "utf-8", "xterm", True),
-        (True, "UTF8", "xterm", True),
-        (False, "utf-8", "xterm", False),
-        (True, "latin-1", "xterm", False),
-        (True, None, "xterm", False),
-        (True, "utf-8", "dumb", False),
-    ],
-)
-def test_only_able_terminals_are_drawn_on(
-    tty: bool, encoding: str | None, term: str, lively: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Pipes, dumb terminals and those that know no Unicode get plain lines."""
-    stream = Terminal()
-    monkeypatch.setattr(stream, "encoding", encoding, raising=False)
-    monkeypatch.setattr(stream, "isatty", lambda: tty)
-    monkeypatch.setenv("TERM", term)
-    assert program._is_lively(stream) is lively

@@ -6,11 +6,11 @@ import argparse
 import math
 import os
 import sys
-from importlib.util import find_spec
 
 from loguru import logger
 
 from tunnel.addresses import TunnelUrl
+from tunnel.commands.background_writer import BackgroundWriter
 from tunnel.commands.connect_conversation import Conversation
 from tunnel.commands.connect_input import ByteSplitter, LineSplitter
 from tunnel.commands.connect_output import OutputWriter
@@ -21,9 +21,11 @@ from tunnel.commands.target import (
     config_of,
     connect_options,
 )
+from tunnel.commands.terminal import is_lively
 from tunnel.errors import ConfigurationError
 
 _DAY = 86_400.0
+_PATIENCE = 1.0  # seconds for whoever reads standard error
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -77,12 +79,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigurationError(f"--wait must be from 0 to {_DAY:.0f} seconds, or inf")
     config = config_of(arguments)
     options = connect_options(arguments)
-    view = _view(TunnelUrl.parse(arguments.url).redacted, as_json=arguments.log_json)
+    server = TunnelUrl.parse(arguments.url).redacted
+    if sys.stdin is None:
+        raise ConfigurationError(f"standard input is closed; to say nothing, give {os.devnull}")
+    out = BackgroundWriter(sys.stderr)
+    view = _view(out, server, as_json=arguments.log_json)
     logger.remove()
     sink = logger.add(view.log, level="WARNING", backtrace=False, diagnose=False)
     logger.enable("tunnel")
-    if sys.stdin is None:
-        raise ConfigurationError(f"standard input is closed; to say nothing, give {os.devnull}")
     output = sys.stdout.fileno()
     conversation = Conversation(
         config.replace(log_level="CRITICAL"),  # events are told by the view
@@ -96,22 +100,16 @@ def run(arguments: argparse.Namespace) -> int:
         return conversation.run(arguments.url, options)
     finally:
         view.close()
+        out.close(_PATIENCE)
         logger.disable("tunnel")
         logger.remove(sink)
 
 
-def _view(server: str, *, as_json: bool) -> PlainView:
+def _view(out: BackgroundWriter, server: str, *, as_json: bool) -> PlainView:
     if as_json:
-        return JsonView(sys.stderr, server)
-    if _is_lively() and find_spec("rich") is not None:
+        return JsonView(out, server)
+    if is_lively(sys.stderr):
         from tunnel.commands.connect_terminal import TerminalView
 
-        return TerminalView(sys.stderr, server)
-    return PlainView(sys.stderr, server)
-
-
-def _is_lively() -> bool:
-    """Whether standard error is a terminal that can move its cursor and show more than ASCII."""
-    encoding = (sys.stderr.encoding or "").lower().replace("-", "")
-    is_able = os.environ.get("TERM", "dumb") != "dumb" and encoding == "utf8"
-    return sys.stderr.isatty() and is_able
+        return TerminalView(out, server, sys.stderr)
+    return PlainView(out, server)

@@ -36,7 +36,9 @@ from tunnel.outbox import Message
 from tunnel.service import TunnelService
 
 _S = TunnelConnectionState
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 _TICK = 0.1
 """Seconds between two looks at how things stand."""
 
@@ -218,7 +220,11 @@ class Conversation:
             self._signal = number
             self._news.set()
 
-        before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+        before = {
+            number: signal.signal(number, on_signal)
+            for number in _SIGNALS
+            if signal.getsignal(number) is not signal.SIG_IGN  # as under nohup
+        }
         try:
             yield
         finally:

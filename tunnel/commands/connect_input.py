@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from typing import NoReturn
 
 from tunnel.errors import MessageTooBigError, TunnelError
 from tunnel.outbox import Message
@@ -53,7 +54,8 @@ class LineSplitter:
             self._rest += line
             yield self._pop()
         self._rest += rest
-        self._check()
+        if len(self._rest) > self._max_size + 1:  # the last one may be half of the end
+            self._refuse()
 
     def finish(self) -> Iterable[str]:
         """The last line, if it has no end.
@@ -65,9 +67,10 @@ class LineSplitter:
             yield self._pop()
 
     def _pop(self) -> str:
-        self._check()
-        self._number += 1
         line = bytes(self._rest).removesuffix(b"\r")
+        if len(line) > self._max_size:
+            self._refuse()
+        self._number += 1
         self._rest.clear()
         try:
             return line.decode()
@@ -77,12 +80,11 @@ class LineSplitter:
                 "--binary sends any bytes"
             ) from None
 
-    def _check(self) -> None:
-        if len(self._rest) > self._max_size:
-            raise InputError(
-                f"line {self._number + 1} of standard input has more than {self._max_size} bytes, "
-                "which is the longest message (TUNNEL_MAX_MESSAGE_SIZE)"
-            )
+    def _refuse(self) -> NoReturn:
+        raise InputError(
+            f"line {self._number + 1} of standard input has more than {self._max_size} bytes, "
+            "which is the longest message (TUNNEL_MAX_MESSAGE_SIZE)"
+        )
 
 
 class ByteSplitter:

@@ -15,18 +15,12 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-from tunnel.commands.connect_view import ConnectStatus, PlainView
+from tunnel.commands.connect_view import ConnectStatus, Out, PlainView
+from tunnel.commands.terminal import STATE_COLOURS
 
-_COLOURS = {
-    "disconnected": "red",
-    "connecting": "yellow",
-    "connected": "green",
-    "reconnecting": "yellow",
-    "reconnected": "green",
-    "closing": "cyan",
-    "error": "bold red",
-    "session_lost": "bold red",
-}
+_COLOURS = {**STATE_COLOURS, "reconnected": "green", "session_lost": "bold red"}
+"""What a row or line shows each state, or kind of event, in."""
+
 _SAVE, _RESTORE = "\0337", "\0338"
 _LEAST_ROWS = 4  # of a terminal that has room for the row
 
@@ -35,22 +29,25 @@ class TerminalView(PlainView):
     """Draws on a terminal.
 
     Args:
-        stream: The terminal.
+        out: As for `PlainView`.
         server: As for `PlainView`.
+        terminal: Where that leads to.
     """
 
     wants_round_trip = True
 
-    def __init__(self, stream: TextIO, server: str) -> None:
-        super().__init__(stream, server)
-        self._console = Console(file=stream, highlight=False)
+    def __init__(self, out: Out, server: str, terminal: TextIO) -> None:
+        super().__init__(out, server)
+        self._terminal = terminal
+        self._console = Console(file=terminal, highlight=False)
         self._size: os.terminal_size | None = None  # for which the row has its place; None: none
 
     def refresh(self, status: ConnectStatus) -> None:
-        """Draw the row anew."""
-        self._flush()
+        """Draw the row anew; not on a terminal that is held up, where it would be old at once."""
+        if self._out.is_behind:
+            return
         try:
-            size = os.get_terminal_size(self._stream.fileno())
+            size = os.get_terminal_size(self._terminal.fileno())
         except OSError:  # the terminal has gone away; the conversation goes on
             return
         if size.lines < _LEAST_ROWS:
@@ -61,13 +58,12 @@ class TerminalView(PlainView):
         )
         placed = "" if size == self._size else self._place(size)
         row = self._rendered(text, size.columns - 1)
-        self._write(f"{placed}{_SAVE}\033[{size.lines};1H\033[2K{row}{_RESTORE}")
+        self._out.write(f"{placed}{_SAVE}\033[{size.lines};1H\033[2K{row}{_RESTORE}")
 
     def close(self) -> None:
         """Give the row back."""
-        self._flush()
         if self._size is not None:
-            self._write(f"{_SAVE}\033[r\033[{self._size.lines};1H\033[2K{_RESTORE}")
+            self._out.write(f"{_SAVE}\033[r\033[{self._size.lines};1H\033[2K{_RESTORE}")
             self._size = None
 
     def _place(self, size: os.terminal_size) -> str:
@@ -77,9 +73,10 @@ class TerminalView(PlainView):
         self._size = size
         return f"{make_room}{_SAVE}\033[1;{size.lines - 1}r{_RESTORE}{go_back}"
 
-    def _line(self, moment: datetime, kind: str, text: str) -> str:
+    def _say(self, moment: datetime, kind: str, text: str) -> None:
         clock = (f"{moment.astimezone():%H:%M:%S} ", "dim")
-        return self._rendered(Text.assemble(clock, (text, _COLOURS.get(kind, ""))), None)
+        line = Text.assemble(clock, (text, _COLOURS.get(kind, "")))
+        self._out.write(self._rendered(line, None) + "\n")
 
     def _rendered(self, text: Text, width: int | None) -> str:
         """As the terminal understands it; with a width in one row, which is cut to it."""

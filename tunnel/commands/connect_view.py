@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections import deque
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tunnel.commands.countdown import Attempt
 from tunnel.events import ConnectionEvent, ConnectionEventType
+from tunnel.pictures.words import round_trip
 
 if TYPE_CHECKING:
     from loguru import Message as LogMessage
@@ -52,7 +51,7 @@ class ConnectStatus:
         if self.unacknowledged:
             parts.append(f"unacknowledged {self.unacknowledged}")
         if self.round_trip is not None:
-            parts.append(f"round trip {self.round_trip * 1000:.1f} ms")
+            parts.append(f"round trip {round_trip(self.round_trip)}")
         return "  ".join([*parts, f"sent {self.sent}", f"received {self.received}"])
 
 
@@ -107,62 +106,55 @@ def sentence(event: ConnectionEvent, server: str) -> str | None:
     return text
 
 
-class PlainView:
-    """Writes lines with the time of day.
+class Out(Protocol):
+    """Where a view writes to; from any thread, and without waiting."""
 
-    `event` and `log` are for any thread, and never wait: whoever reads standard error slowly must
-    not keep the tunnel from its work. What they say is written by the others, which belong to the
-    main thread.
+    @property
+    def is_behind(self) -> bool:
+        """Whether something waits to be written."""
+
+    def write(self, text: str) -> object:
+        """Have it written."""
+
+
+class PlainView:
+    """Writes lines with the time of day. `event` and `log` are for any thread.
 
     Args:
-        stream: Where to.
+        out: Where to.
         server: Its address, as it may be shown.
     """
 
     wants_round_trip = False
     """Whether it shows what a ping takes, so that one is worth being sent for it alone."""
 
-    def __init__(self, stream: TextIO, server: str) -> None:
-        self._stream = stream
+    def __init__(self, out: Out, server: str) -> None:
+        self._out = out
         self._server = server
-        self._pending: deque[tuple[datetime, str, str]] = deque()  # moment, kind and text
 
     def event(self, event: ConnectionEvent) -> None:
         """Something has happened."""
         text = sentence(event, self._server)
         if text is not None:
-            self._pending.append((event.timestamp, event.type.value, text))
+            self._say(event.timestamp, event.type.value, text)
 
     def log(self, message: LogMessage) -> None:
         """The library has something to say; a sink for loguru."""
         record = message.record
-        text = f"{record['level'].name.lower()}: {record['message']}"
-        self._pending.append((record["time"], "log", text))
+        self._say(record["time"], "log", f"{record['level'].name.lower()}: {record['message']}")
 
     def summary(self, summary: Summary) -> None:
         """It is over."""
-        self._pending.append((datetime.now(timezone.utc), "summary", summary.text()))
-        self._flush()
+        self._say(datetime.now(timezone.utc), "summary", summary.text())
 
     def refresh(self, status: ConnectStatus) -> None:
         """This is how things stand now. Here lines say only what has happened."""
-        self._flush()
 
     def close(self) -> None:
         """Nothing more comes."""
-        self._flush()
 
-    def _flush(self) -> None:
-        while self._pending:
-            self._write(self._line(*self._pending.popleft()) + "\n")
-
-    def _line(self, moment: datetime, kind: str, text: str) -> str:
-        return f"{moment.astimezone():%H:%M:%S} {text}"
-
-    def _write(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # nobody has to listen
-            self._stream.write(text)
-            self._stream.flush()
+    def _say(self, moment: datetime, kind: str, text: str) -> None:
+        self._out.write(f"{moment.astimezone():%H:%M:%S} {text}\n")
 
 
 class JsonView(PlainView):
@@ -181,7 +173,6 @@ class JsonView(PlainView):
     def summary(self, summary: Summary) -> None:
         """See `PlainView.summary`."""
         self._tell(datetime.now(timezone.utc), "summary", summary.text(), asdict(summary))
-        self._flush()
 
     def _tell(self, moment: datetime, kind: str, text: str, metadata: dict[str, Any]) -> None:
         line = {
@@ -190,7 +181,4 @@ class JsonView(PlainView):
             "message": text,
             "metadata": metadata,
         }
-        self._pending.append((moment, kind, json.dumps(line)))
-
-    def _line(self, moment: datetime, kind: str, text: str) -> str:
-        return text
+        self._out.write(json.dumps(line) + "\n")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
-from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from tunnel.commands.steps import Step, StepStatus
+from tunnel.commands.terminal import is_lively
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -51,7 +50,7 @@ class DiagnosisView(Protocol):
 
 def view_for(stream: TextIO) -> DiagnosisView:
     """With colours if the stream is a terminal that can show them, and rich is there."""
-    if stream.isatty() and os.environ.get("TERM") != "dumb" and find_spec("rich") is not None:
+    if is_lively(stream):
         return _ColouredView(stream)
     return _PlainView(stream)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tunnel.commands.terminal import is_lively
 
 if TYPE_CHECKING:
     from tunnel.status import ProcessStatus
@@ -25,7 +26,8 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         help="show what the tunnels of a running program are doing",
         description="Show what the tunnels of a running program are doing. The program allows that "
         "by calling tunnel.status.serve().",
-        epilog="Exit codes: 0 done; 2 nobody could be asked, and why is said.",
+        epilog="Exit codes: 0 done; 2 nobody could be asked, and why is said; "
+        "130 it was interrupted.",
     )
     add_path(parser, "all programs of yours that gave none")
     parser.add_argument(
@@ -58,16 +60,21 @@ def run(arguments: argparse.Namespace) -> int:
 
     for place, process in enumerate(_ask_all(arguments.path)):
         if arguments.json:
-            answer = process.to_dict()
-            del answer["histories"]
-            print(json.dumps(answer))
-        elif sys.stdout.isatty() and find_spec("rich") is not None:
+            print_json(process)
+        elif is_lively(sys.stdout):
             from tunnel.commands.status_view import show
 
             show(process)
         else:
             print("\n" * bool(place) + plain(process))
     return 0
+
+
+def print_json(process: ProcessStatus) -> None:
+    """Print how a process stands, without the histories of its tunnels, as a line of JSON."""
+    answer = process.to_dict()
+    del answer["histories"]
+    print(json.dumps(answer), flush=True)
 
 
 def _ask_all(path: Path | None) -> list[ProcessStatus]:

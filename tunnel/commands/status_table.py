@@ -9,15 +9,6 @@ from tunnel.pictures.words import duration, round_trip
 from tunnel.status import ProcessStatus, TunnelStatus
 
 HEADINGS = ("name", "state", "for", "attempt", "queue", "round trip", "quality", "last error")
-COLOURS = {
-    "disconnected": "red",
-    "connecting": "yellow",
-    "connected": "green",
-    "reconnecting": "yellow",
-    "closing": "cyan",
-    "error": "bold red",
-}
-"""What rich shows each state in."""
 
 
 def title(process: ProcessStatus) -> str:

@@ -9,7 +9,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tunnel.commands.status_table import COLOURS, HEADINGS, row, title
+from tunnel.commands.status_table import HEADINGS, row, title
+from tunnel.commands.terminal import STATE_COLOURS
 from tunnel.status import ProcessStatus
 
 _FOLDED = ("name", "attempt")  # where the terminal is narrow
@@ -23,7 +24,7 @@ def table(process: ProcessStatus) -> Group:
     errors = []
     for tunnel in process.tunnels:
         name, state, *rest, error = row(tunnel, process.time)
-        drawn.add_row(Text(name), Text(state, style=COLOURS[state]), *map(Text, rest))
+        drawn.add_row(Text(name), Text(state, style=STATE_COLOURS[state]), *map(Text, rest))
         if tunnel.last_error is not None:
             errors.append(Padding(Text(f"{name}: {error}", style="dim"), (0, 0, 0, 1)))
     head = Text(title(process), style="bold")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunnel.commands.status import NOBODY, add_path
+from tunnel.commands.status import NOBODY, add_path, print_json
+from tunnel.commands.terminal import is_lively
 
 if TYPE_CHECKING:
     from tunnel.status import ProcessStatus, StatusClient, TunnelStatus
@@ -127,8 +126,8 @@ def _looks(client: StatusClient, every: float, *, histories: bool) -> Iterator[P
 
 def _view(stack: ExitStack, *, as_json: bool) -> _Show:
     if as_json:
-        return _show_json
-    if sys.stdout.isatty() and find_spec("rich") is not None:
+        return print_json
+    if is_lively(sys.stdout):
         from tunnel.commands.status_view import live, table
 
         place = stack.enter_context(live())
@@ -136,30 +135,29 @@ def _view(stack: ExitStack, *, as_json: bool) -> _Show:
     return _Changes().show
 
 
-def _show_json(process: ProcessStatus) -> None:
-    answer = process.to_dict()
-    del answer["histories"]
-    print(json.dumps(answer), flush=True)
-
-
 class _Changes:
     """Prints a line for a tunnel whenever something about it has changed that is not a number."""
 
     def __init__(self) -> None:
-        self._shown: dict[int, object] = {}
+        self._shown: dict[int, tuple[str, object]] = {}  # by number: its name, and what was shown
 
     def show(self, process: ProcessStatus) -> None:
         from tunnel.commands.status_table import HEADINGS, row
         from tunnel.pictures.words import moment
 
+        clock = moment(process.time)
+        gone = self._shown.keys() - {tunnel.number for tunnel in process.tunnels}
+        for number in sorted(gone):
+            print(f"{clock}  {self._shown.pop(number)[0]}  gone", flush=True)
         for tunnel in process.tunnels:
-            if self._shown.get(tunnel.number) == _gist(tunnel):
-                continue
-            self._shown[tunnel.number] = _gist(tunnel)
             name, state, *rest = row(tunnel, process.time)
+            shown = name, _gist(tunnel)
+            if self._shown.get(tunnel.number) == shown:
+                continue
+            self._shown[tunnel.number] = shown
             cells = zip(HEADINGS[2:], rest, strict=True)
             facts = [f"{heading} {cell}" for heading, cell in cells if cell not in _NOTHING]
-            print(f"{moment(process.time)}  {name}  {state}  {', '.join(facts)}", flush=True)
+            print(f"{clock}  {name}  {state}  {', '.join(facts)}", flush=True)
 
 
 def _gist(tunnel: TunnelStatus) -> object:

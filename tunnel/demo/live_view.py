@@ -15,19 +15,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tunnel.commands.terminal import STATE_COLOURS
 from tunnel.demo.journal import Gauges
 from tunnel.demo.ledger import Tally
 from tunnel.demo.recorder import Note, Status
 from tunnel.demo.report import Report, path
 
-_COLOURS = {
-    "disconnected": "red",
-    "connecting": "yellow",
-    "connected": "green",
-    "reconnecting": "yellow",
-    "closing": "cyan",
-    "error": "bold red",
-}
 _LATEST = 5  # states of the path that the panel shows
 _WIDTH = 96
 _MARGIN = 3  # columns that stay free: a terminal writes ^C behind the panel
@@ -80,7 +73,7 @@ def event(note: Note) -> Table:
     status = note.status
     row = Table.grid(padding=(0, 2, 0, 0))
     row.add_column(style="dim", width=8, justify="right")
-    row.add_column(style=_COLOURS[status.state], width=12)
+    row.add_column(style=STATE_COLOURS[status.state], width=12)
     row.add_column(style="bold cyan" if note.by_demo else "")
     row.add_row(f"{status.seconds:.2f} s", status.state, note.text)
     return row
@@ -88,7 +81,7 @@ def event(note: Note) -> Table:
 
 def panel(status: Status, width: int) -> Panel:
     """Return how things stand, in a frame of at most so many columns."""
-    colour = _COLOURS[status.state]
+    colour = STATE_COLOURS[status.state]
     state = Text.assemble((f"● {status.state}", f"bold {colour}"))
     if status.progress:
         state.append(f"   {status.progress}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, TextIO
 
+from tunnel.commands.terminal import is_lively
 from tunnel.demo.errors import DemoError
 from tunnel.demo.journal import Gauges
 from tunnel.demo.plain_view import PlainView
@@ -118,14 +118,8 @@ def _play(stage: Stage, recorder: Recorder) -> None:
 
 
 def _view(stack: ExitStack, stream: TextIO, recorder: Recorder) -> View:
-    if _is_lively(stream) and find_spec("rich") is not None:
+    if is_lively(stream):
         from tunnel.demo.live_view import LiveView
 
         return stack.enter_context(LiveView(stream, recorder.status))
     return stack.enter_context(PlainView(stream))
-
-
-def _is_lively(stream: TextIO) -> bool:
-    """Whether it is a terminal that can move its cursor and show more than ASCII."""
-    encoding = (stream.encoding or "").lower().replace("-", "")
-    return stream.isatty() and os.environ.get("TERM") != "dumb" and encoding == "utf8"
