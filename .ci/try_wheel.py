@@ -1,7 +1,8 @@
 """Use the installed wheel as somebody would who has nothing else.
 
-``python try_wheel.py bare`` without any extra, ``extras`` to name those that are for users, and
-``whole`` with all of these; with the environment's own Python, away from the checkout.
+``python try_wheel.py bare`` without any extra, ``extras`` to name those that are for users,
+``whole`` with all of these, and ``fixtures`` with pytest as well; with the environment's own
+Python, away from the checkout.
 """
 
 from __future__ import annotations
@@ -18,6 +19,23 @@ from pkgutil import walk_packages
 FOR_DEVELOPERS = {"test", "docs", "bench"}
 PACKAGES = ("statemachine", "tunnel")
 PLUGIN = "pytest_tunnel"  # the fixtures, in a module of its own
+TEST = '''
+from tunnel import TunnelService
+
+
+def test_without_a_network(tunnel_clock, tunnel_network):
+    """A minute's outage takes no time."""
+    service = TunnelService(clock=tunnel_clock, new_transport=tunnel_network)
+    service.connect("ws://nowhere.example/")
+    service.disconnect()
+
+
+def test_with_a_gateway(tunnel_gateway):
+    """A real one, on loopback."""
+    with TunnelService() as service:
+        service.connect(tunnel_gateway().url)
+        assert service.request("?")
+'''
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "tunnel")
 
 
@@ -78,6 +96,15 @@ def check_whole() -> None:
     assert report["lost"] == report["duplicated"] == report["reordered"] == 0, report
 
 
+def check_fixtures() -> None:
+    """A run of pytest that does not ask for them has the fixtures, and no thread is left."""
+    Path("test_it.py").write_text(TEST, "utf-8")
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_it.py"]
+    tested = subprocess.run(pytest, capture_output=True, text=True, check=False, timeout=120)
+    assert tested.returncode == 0, tested
+    assert "2 passed" in tested.stdout, tested
+
+
 def show_extras() -> None:
     """Print those for users, as pip takes them."""
     extras = distribution("resilient-tunnel").metadata.get_all("Provides-Extra") or []
@@ -85,4 +112,6 @@ def show_extras() -> None:
 
 
 check_files()
-{"bare": check_bare, "extras": show_extras, "whole": check_whole}[sys.argv[1]]()
+{"bare": check_bare, "extras": show_extras, "whole": check_whole, "fixtures": check_fixtures}[
+    sys.argv[1]
+]()

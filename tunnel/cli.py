@@ -7,6 +7,7 @@ and one sentence on standard error says why; 130 it was interrupted.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     arguments = _parser().parse_args(argv)
     try:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a name that it cannot encode is still shown
+            sys.stdout.reconfigure(errors="backslashreplace")
         code: int = arguments.run(arguments)
         sys.stdout.flush()  # here, where a reader that has gone away can still be handled
         return code

@@ -28,6 +28,10 @@ Source: TypeAlias = TunnelService | MetricsCollector
 """Whose metrics are shown. A collector by itself knows less than the service that it is of."""
 
 
+class NotKnownError(Exception):
+    """A collector by itself does not know that; its service would."""
+
+
 class Reading:
     """The numbers of one tunnel at one moment; each group is taken when it is first asked for.
 
@@ -51,18 +55,22 @@ class Reading:
 
     @cached_property
     def statistics(self) -> Mapping[str, Any]:
-        """What the service knows besides; nothing, without a service."""
-        return {} if self._service is None else self._service.statistics()
+        """What the service knows besides.
+
+        Raises:
+            NotKnownError: There is only a collector.
+        """
+        return self.service.statistics()
 
     @property
     def service(self) -> TunnelService:
         """The service.
 
         Raises:
-            LookupError: There is only a collector.
+            NotKnownError: There is only a collector.
         """
         if self._service is None:
-            raise LookupError("a collector by itself does not know that")
+            raise NotKnownError
         return self._service
 
 
@@ -97,7 +105,7 @@ class Metric(NamedTuple):
         unit: ``seconds`` or ``ratio``; or what is counted, for OpenTelemetry, in braces.
         kind: What it is.
         text: A sentence that says what it says.
-        read: Takes the value out of a reading; `LookupError`: this source does not have it.
+        read: Takes the value out of a reading; `NotKnownError`: this source does not have it.
         label: What tells its values apart, beside the tunnel's name; of an `INFO`, its facts.
     """
 
@@ -362,6 +370,6 @@ def values(metric: Metric, taken: Mapping[str, Reading]) -> list[tuple[str, Valu
     for name, reading in taken.items():
         try:
             found.append((name, metric.read(reading)))
-        except LookupError:
+        except NotKnownError:
             continue
     return found

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import subprocess
 import sys
@@ -178,6 +179,17 @@ def test_a_closed_output_is_told(
     monkeypatch.setattr(sys, "stderr", None)
     assert cli.main(["diagram"]) == 2
     sys.stderr.close()
+
+
+def test_what_the_output_cannot_encode_is_shown_as_escapes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A tunnel may have any name, and a terminal knows some characters only."""
+    output = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setattr(tunnel.demo, "run", lambda **options: print("gr\u00fcn"))
+    assert not cli.main(["demo"])
+    assert output.buffer.getvalue() == b"gr\\xfcn\n"  # type: ignore[attr-defined]
 
 
 def test_a_reader_that_has_gone_away_is_no_error(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 from xml.etree.ElementTree import Element
 
 from tunnel.history import History, attempt_of
@@ -24,6 +26,7 @@ _ATTEMPT = "#a87400"
 _LEAST = 1.5  # pixels that the shortest state gets: it shall be seen
 _ROOM = 15.0  # pixels that the number of an attempt needs
 _TICKS = 8  # on the axis, about
+_SAME_TIME = 0.05  # seconds between a step and the event that tells why, at most
 
 
 @dataclass(frozen=True)
@@ -236,11 +239,12 @@ def _pieces(
 
 def _add_failures(root: Element, axis: _Axis, history: History, below: float) -> None:
     """A mark at the top for each step by which something went wrong; a line through all panels."""
-    errors = {
-        event.timestamp.timestamp(): event.message
+    errors = [
+        (event.timestamp.timestamp(), event.message)
         for event in history.tracker.events
         if "error" in event.metadata
-    }
+    ]
+    errors.sort()
     for step in history.steps:
         if step.trigger not in LIFECYCLE.failures:
             continue
@@ -249,7 +253,9 @@ def _add_failures(root: Element, axis: _Axis, history: History, below: float) ->
             root, "line", x1=x, x2=x, y1=_TOP - 4, y2=below,
             stroke=_FAILURE, stroke_width=1, stroke_dasharray="3,3", opacity=0.55,
         )  # fmt: skip
-        why = next((text for time, text in errors.items() if abs(time - step.time) < 0.05), "")
+        at = bisect(errors, step.time - _SAME_TIME, key=itemgetter(0))
+        is_its = at < len(errors) and errors[at][0] < step.time + _SAME_TIME
+        why = errors[at][1] if is_its else ""
         title = f"{step.trigger} while {step.source}" + (f": {why}" if why else "")
         d = f"M{number(x)} {number(_TOP - 3)}l-4 -8h8z"
         add(root, "path", title, d=d, fill=_FAILURE)
