@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,16 @@ from tunnel.commands.diagram import MACHINES
 from tunnel.errors import ConnectRefusedError
 
 ROOT = Path(__file__).parents[2]
+COMMANDS = [
+    "demo",
+    "connect",
+    "diagnose",
+    "diagram",
+    "gateway",
+    "status",
+    "watch",
+    "timeline",
+]
 
 
 def play(monkeypatch: pytest.MonkeyPatch, outcome: int | BaseException) -> list[bool]:
@@ -145,15 +156,23 @@ def test_wrong_arguments_are_told(argv: list[str], capsys: pytest.CaptureFixture
     assert "error: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "argv", [["--help"], *([name, "--help"] for name in ("demo", "connect", "diagnose", "diagram"))]
-)
+@pytest.mark.parametrize("argv", [["--help"], *([name, "--help"] for name in COMMANDS)])
 def test_help_tells_the_exit_codes(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The help of the command and of each of its commands lists the exit codes."""
     with pytest.raises(SystemExit) as caught:
         cli.main(argv)
     assert caught.value.code == 0
-    assert "Exit codes: 0 " in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    _, _, codes = shown.partition("Exit codes: 0 ")
+    assert "; 2 " in codes
+    assert "; 130 " in codes
+
+
+def test_the_documentation_has_each_command() -> None:
+    """`docs/command-line.rst` lists them all, and none that is not there."""
+    page = (ROOT / "docs" / "command-line.rst").read_text("utf-8")
+    listed, _, _ = page.partition("Exit codes\n")
+    assert set(re.findall(r"``tunnel ([a-z]+)", listed)) == set(COMMANDS)
 
 
 def test_it_runs_as_a_module() -> None:

@@ -63,6 +63,15 @@ RECOVERING = dataclasses.replace(
 )
 
 
+class Terminal(io.StringIO):
+    """One that can be drawn on."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
 def process(*tunnels: TunnelStatus) -> ProcessStatus:
     return ProcessStatus(7, "app.py", 1000.0, tunnels)
 
@@ -184,6 +193,7 @@ class TestStatus:
         shown: list[ProcessStatus] = []
         monkeypatch.setattr(status_view, "show", shown.append)
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        monkeypatch.setenv("TERM", "xterm")
         with serve(path):
             assert cli.main(["status", str(path)]) == 0
         assert len(shown) == 1
@@ -206,6 +216,17 @@ class TestWatch:
             "last error TUNNEL_001 2.0 s ago: nobody listens there",
         ]
         assert shown.err == f"tunnel watch: the program at {path} has ended\n"
+
+    def test_a_tunnel_that_is_gone_has_a_last_line(
+        self, path: Path, answer: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Nobody takes it for one that does not change any more."""
+        with serve(path) as server:
+            answer(server, process(RESTING, RECOVERING), process(RESTING), process(RESTING))
+            assert cli.main(["watch", str(path), "--every", "0.05"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 3
+        assert lines[2] == "1970-01-01 00:16:40 UTC  prices  gone"
 
     def test_as_json_each_look_is_a_line(
         self, answer: Callable[..., None], capsys: pytest.CaptureFixture[str]
@@ -236,13 +257,15 @@ class TestWatch:
         self, path: Path, answer: Callable[..., None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Rich redraws the table in its place."""
-        terminal = io.StringIO()
-        monkeypatch.setattr(terminal, "isatty", lambda: True)
+        terminal = Terminal()
+        monkeypatch.setenv("TERM", "xterm")
         monkeypatch.setattr(sys, "stdout", terminal)
         with serve(path) as server:
             answer(server, process(RESTING), process(RECOVERING))
             assert cli.main(["watch", str(path), "--every", "0.05"]) == 0
-        assert "TUNNEL_001" in terminal.getvalue()
+        first, _, second = terminal.getvalue().partition("\033[1A")
+        assert "disconnected" in first
+        assert "TUNNEL_001" in second
 
     def test_a_diagram_is_kept_up_to_date(
         self, path: Path, tmp_path: Path, answer: Callable[..., None]

@@ -39,7 +39,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         epilog="Exit codes: 0 standard input has ended, and everything was sent (and acknowledged, "
         "if the server can do that); 1 some of it was not, or nobody reads standard output any "
         "more; 2 it could not be done, or the connection could not be restored, and why is said; "
-        "130 it was interrupted by Ctrl-C, 143 by SIGTERM.",
+        "130 it was interrupted by Ctrl-C, 143 by SIGTERM, 129 by the end of the terminal.",
     )
     add_target_options(parser)
     add_profile_option(parser)

@@ -14,7 +14,8 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         description="Draw a saved run of one tunnel as SVG, over one axis of time: its states, the "
         "attempts to reconnect, and what went wrong; and the queue's length and the round trips, "
         "if they were recorded.",
-        epilog="Exit codes: 0 done; 2 it could not be done, and why is said.",
+        epilog="Exit codes: 0 done; 2 it could not be done, and why is said; 130 it was "
+        "interrupted.",
     )
     parser.add_argument(
         "history",

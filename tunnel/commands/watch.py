@@ -28,7 +28,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         help="show live what the tunnels of a running program are doing",
         description="Show what the tunnels of a running program are doing, until it ends or Ctrl-C "
         "is pressed. In a terminal that is a table; otherwise a line whenever a tunnel's state, "
-        "attempt or last error changes.",
+        "attempt or last error changes, or a tunnel is gone.",
         epilog="Exit codes: 0 the program has ended; 2 it could not be asked, and why is said; "
         "130 it was interrupted.",
     )
