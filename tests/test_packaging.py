@@ -15,12 +15,16 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import tunnel
 
 ROOT = Path(__file__).parent.parent
 SETUP = configparser.ConfigParser(interpolation=None)
 SETUP.read(ROOT / "setup.cfg", "utf-8")
+
+TOX = configparser.ConfigParser(interpolation=None)
+TOX.read(ROOT / "tox.ini", "utf-8")
 
 FOR_DEVELOPERS = {"test", "docs", "bench"}
 """The extras that the packages themselves have no use for."""
@@ -108,11 +112,27 @@ def test_each_python_is_tried() -> None:
     """The classifiers, tox and the workflow name the same Pythons; the oldest is the minimum."""
     assert SETUP["options"]["python_requires"] == f">={PYTHONS[0]}"
     assert SETUP["mypy"]["python_version"] == PYTHONS[0]
-    tox = configparser.ConfigParser(interpolation=None)
-    tox.read(ROOT / "tox.ini", "utf-8")
-    environments = re.split(r",\s*", tox["tox"]["env_list"])
-    assert environments == [f"py{version.replace('.', '')}" for version in PYTHONS]
+    environments = re.split(r",\s*", TOX["tox"]["env_list"])
+    assert environments == [*(f"py{version.replace('.', '')}" for version in PYTHONS), "lowest"]
     assert workflow()["jobs"]["tests"]["strategy"]["matrix"]["python"] == PYTHONS
+
+
+def test_the_oldest_versions_are_those_that_are_required() -> None:
+    """Each is the lower bound that setup.cfg has for users; websockets is that of the tests."""
+    command = TOX["testenv:lowest"]["commands_pre"].replace("\\\n", " ")
+    pins = [word for word in shlex.split(command) if "==" in word]
+    lists = (SETUP["options.extras_require"][name] for name in USERS)
+    required = [
+        requirement
+        for lines in (SETUP["options"]["install_requires"], *lists)
+        for requirement in requirements(lines)
+        if requirement.name != "websockets"
+    ]
+    lowest = {requirement.name: str(requirement.specifier).strip(">=") for requirement in required}
+    lowest["opentelemetry-sdk"] = lowest["opentelemetry-api"]  # by which the tests see it
+    pinned = {pin.name: str(pin.specifier).strip("=") for pin in map(Requirement, pins)}
+    versions = {name: Version(version) for name, version in lowest.items()}
+    assert {name: Version(version) for name, version in pinned.items()} == versions
 
 
 def test_the_workflow_tries_each_system() -> None:
