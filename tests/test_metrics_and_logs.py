@@ -11,15 +11,14 @@ import socket
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import list_metrics  # setup.cfg puts docs/ on the path
 import pytest
 import yaml
-from websockets.sync.server import ServerConnection, serve
 
+from tests.plain_server import echo, plain_server
 from tunnel import MetricsCollector, TunnelService
 from tunnel.metrics_collector import connection_quality
 from tunnel.prometheus import render
@@ -38,10 +37,6 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def run() -> Iterator[Run]:
     """Runs examples by name, between a preparation and a check, with a server of ours."""
 
-    def echo(connection: ServerConnection) -> None:
-        for message in connection:
-            connection.send(message)
-
     def program(
         *names: str, before: str = "", after: str = "", **changes: str
     ) -> subprocess.CompletedProcess[str]:
@@ -54,10 +49,8 @@ def run() -> Iterator[Run]:
         assert done.returncode == 0, done.stderr
         return done
 
-    with serve(echo, "127.0.0.1", 0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        port = server.socket.getsockname()[1]
-        address = f"ws://me:{SECRET}@127.0.0.1:{port}/path?token={SECRET}"
+    with plain_server(echo) as url:
+        address = f"{url.replace('//', f'//me:{SECRET}@')}path?token={SECRET}"
         yield program
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import textwrap
-import threading
 from pathlib import Path
 
 import pytest
-from websockets.sync.server import serve
 
 import tunnel
+from tests.plain_server import echo, plain_server
 from tunnel.gateway import GatewayThread
 
 README = Path(__file__).parent.parent / "README.rst"
@@ -25,13 +24,8 @@ EXAMPLES = [
 
 @pytest.fixture
 def echo_server():
-    def echo(connection):
-        for message in connection:
-            connection.send(message)
-
-    with serve(echo, "127.0.0.1", 0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}/"
+    with plain_server(echo) as url:
+        yield url
 
 
 def test_there_are_examples():

@@ -14,7 +14,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -23,8 +23,9 @@ from typing import Any
 import pytest
 from loguru import logger
 from websockets.http11 import Request, Response
-from websockets.sync.server import ServerConnection, serve
+from websockets.sync.server import ServerConnection
 
+from tests.plain_server import plain_server
 from tunnel import cli
 from tunnel.commands.connect_conversation import Conversation
 from tunnel.gateway import GatewayThread
@@ -76,19 +77,6 @@ def terminal(
         file.close()
 
 
-@contextlib.contextmanager
-def server(handler: Callable[[ServerConnection], object], **options: Any) -> Iterator[str]:
-    """A plain WebSocket server; yields its URL."""
-    with serve(handler, "127.0.0.1", 0, **options) as serving:  # type: ignore[arg-type]
-        thread = threading.Thread(target=serving.serve_forever)
-        thread.start()
-        try:
-            yield f"ws://127.0.0.1:{serving.socket.getsockname()[1]}/"
-        finally:
-            serving.shutdown()
-            thread.join()
-
-
 def kill(number: int) -> None:
     """Send this process a signal, and return before it is handled."""
     threading.Thread(target=os.kill, args=(os.getpid(), number)).start()
@@ -116,7 +104,7 @@ def test_a_plain_server_will_do(terminal: Terminal) -> None:
             connection.send(message)
 
     data = "".join(f"{n}\n" for n in range(5000)).encode()
-    with server(handle) as url:
+    with plain_server(handle) as url:
         code, out, _ = terminal.run(url, "--wait", "3", stdin=data[:60_000])
     assert (code, out) == (0, data[:60_000].rstrip(b"\n") + b"\n")
     assert received == out.decode().split()
@@ -132,7 +120,7 @@ def test_binary_is_a_stream_of_bytes(terminal: Terminal) -> None:
             connection.send(message)
 
     data = bytes(range(256)) * 20
-    with server(handle) as url:
+    with plain_server(handle) as url:
         code, out, _ = terminal.run(url, *SOON, "--binary", stdin=data)
     assert (code, out) == (0, data)
     assert kinds == {bytes}
@@ -166,7 +154,7 @@ def test_a_signal_ends_it_with_care(terminal: Terminal, number: int, code: int) 
         closed.append(connection.close_code)
 
     terminal.keep_open = True
-    with server(handle) as url:
+    with plain_server(handle) as url:
         found, _, err = terminal.run(url, stdin=b"one\ntwo\nthree\npart of a li")
     assert found == code
     assert received == ["one", "two", "three"]
@@ -186,7 +174,7 @@ def test_a_signal_that_is_ignored_stays_ignored(terminal: Terminal) -> None:
             os.kill(os.getpid(), signal.SIGHUP)
 
     try:
-        with server(handle) as url:
+        with plain_server(handle) as url:
             code, _, _ = terminal.run(url, "--wait", "0", stdin=b"one\ntwo\n")
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -230,7 +218,7 @@ def test_a_second_signal_ends_it_at_once(
 
     monkeypatch.setattr(Conversation, "_end", end)
     terminal.keep_open = True
-    with server(handle) as url:
+    with plain_server(handle) as url:
         code, _, err = terminal.run(url, stdin=b"x\n")
     assert code == 130
     assert "Traceback" not in err
@@ -257,7 +245,7 @@ def test_the_last_line_may_be_answered(terminal: Terminal, monkeypatch: pytest.M
 
     monkeypatch.setattr(Conversation, "__init__", remember)
     terminal.keep_open = True
-    with server(handle) as url:
+    with plain_server(handle) as url:
         code, out, _ = terminal.run(url, "--wait", "1.5", stdin=b"one\n")
     assert (code, out) == (0, b"answer\n")
 
@@ -287,7 +275,7 @@ def test_a_slow_reader_gets_everything(terminal: Terminal, monkeypatch: pytest.M
     thread = threading.Thread(target=read)
     thread.start()
     with (
-        server(handle) as url,
+        plain_server(handle) as url,
         os.fdopen(source, "rb") as stdin,
         os.fdopen(writer, "wb") as stdout,
         monkeypatch.context() as patch,
@@ -307,7 +295,7 @@ def test_without_an_end_it_waits_to_be_interrupted(terminal: Terminal) -> None:
             connection.send(f"answer to {message!r}")
             kill(signal.SIGINT)
 
-    with server(handle) as url:
+    with plain_server(handle) as url:
         code, out, _ = terminal.run(url, "--wait", "inf", stdin=b"x")
     assert (code, out) == (130, b"answer to 'x'\n")
 
@@ -367,7 +355,7 @@ def test_it_comes_back(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> N
             connection.send(message)
 
     terminal.keep_open = True
-    with server(handle) as url:
+    with plain_server(handle) as url:
         code, out, err = terminal.run(url, *SOON, stdin=b"lost with the link\n")
     assert (code, out) == (0, b"hello again\ntwo\n")
     assert "reconnected" in err
@@ -430,7 +418,7 @@ def test_credentials_and_headers_are_sent(
     (tmp_path / "token").write_text("another-t0ken\n")
     (tmp_path / "headers").write_text("X-Api-Key: hidden-key\n\nX-Two: 2\n")
     options = ["--header", f"@{tmp_path / 'headers'}", "--header", "X-Three: 3"]
-    with server(list, process_request=look, select_subprotocol=choose) as url:
+    with plain_server(list, process_request=look, select_subprotocol=choose) as url:
         errors = ""
         for token in (["--token-env", "MY_TOKEN"], ["--token-file", str(tmp_path / "token")]):
             code, _, err = terminal.run(
@@ -484,9 +472,9 @@ def test_a_server_may_hang_up(terminal: Terminal, monkeypatch: pytest.MonkeyPatc
         connection.recv()
         connection.socket.shutdown(socket.SHUT_RDWR)
 
-    with server(bye) as url:
+    with plain_server(bye) as url:
         assert terminal.run(url, stdin=b"one\n")[:2] == (0, b"you said 'one'\n")
-    with server(vanish) as url:
+    with plain_server(vanish) as url:
         code, _, err = terminal.run(url, stdin=b"one\n")
     assert code == 2
     assert "tunnel connect: error: the connection ended without a close frame" in err
@@ -498,7 +486,7 @@ def test_a_refusal_is_final(terminal: Terminal) -> None:
     def refuse(connection: ServerConnection, request: Request) -> Response:
         return connection.respond(HTTPStatus.NOT_FOUND, "")
 
-    with server(lambda connection: None, process_request=refuse) as url:
+    with plain_server(lambda connection: None, process_request=refuse) as url:
         code, _, err = terminal.run(url, stdin=b"x\n")
     assert code == 2
     assert "Check the address, its path above all." in err

@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 import trustme
 from loguru import logger
-from websockets.sync.server import ServerConnection, serve
+from websockets.sync.server import ServerConnection
 
+from tests.plain_server import plain_server
 from tunnel import cli
 from tunnel.commands.steps import NAMES
 from tunnel.gateway import GatewayThread
@@ -84,20 +85,6 @@ def raw_server(talk: Callable[[socket.socket], object]) -> Iterator[int]:
             thread.join()
 
 
-@contextlib.contextmanager
-def websockets_server(
-    handler: Callable[[ServerConnection], object], **options: Any
-) -> Iterator[int]:
-    with serve(handler, "127.0.0.1", 0, **options) as server:  # type: ignore[arg-type]
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.socket.getsockname()[1]
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 def upgrade(connection: socket.socket, behind: bytes = b"") -> None:
     """Answer a handshake, with these bytes right behind it."""
     head = connection.recv(10_000).decode()
@@ -145,9 +132,9 @@ def test_a_plain_server_offers_neither_echo_nor_sessions(
     """That is no failure; and the message is not sent if it is not wanted."""
     monkeypatch.setattr("tunnel.commands.diagnosis._ECHO", 0.05)
     received: list[object] = []
-    with websockets_server(lambda connection: received.extend(connection)) as port:
+    with plain_server(lambda connection: received.extend(connection)) as url:
         for option in ((), ("--no-echo",)):
-            code, steps, _ = diagnose(capsys, f"ws://127.0.0.1:{port}/", *option)
+            code, steps, _ = diagnose(capsys, url, *option)
             assert code == 0
             assert statuses(steps)["DNS"] == "skipped"
             assert statuses(steps)["echo"] == "skipped"
@@ -162,8 +149,8 @@ def test_a_server_that_hates_the_echo_offers_none(capsys: pytest.CaptureFixture[
         connection.recv()
         connection.close(1003, "JSON only")
 
-    with websockets_server(refuse) as port:
-        code, steps, _ = diagnose(capsys, f"ws://127.0.0.1:{port}/")
+    with plain_server(refuse) as url:
+        code, steps, _ = diagnose(capsys, url)
     assert code == 0
     assert "1003: JSON only" in steps["echo"]["result"]
     assert steps["echo"]["status"] == "warning"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 import threading
@@ -11,8 +10,9 @@ from collections.abc import Callable, Iterator
 import pytest
 import websocket
 from loguru import logger
-from websockets.sync.server import Server, ServerConnection, serve
+from websockets.sync.server import ServerConnection
 
+from tests.plain_server import plain_server
 from tunnel import HeartbeatWebSocket
 from tunnel.addresses import TunnelUrl
 from tunnel.config import TunnelConfig
@@ -503,22 +503,10 @@ def handle(connection: ServerConnection) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    """An echo server of the websockets library; closes with 4000 when it is told "bye"."""
-    with serve(handle, "127.0.0.1", 0, close_timeout=1) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join(10)
-    for end in (server.shutdown_watcher, server.shutdown_notifier):
-        if isinstance(end, int):  # websockets before 17 leaves this pipe open
-            os.close(end)
-
-
-@pytest.fixture
-def url(server: Server) -> str:
-    return f"ws://127.0.0.1:{server.socket.getsockname()[1]}/"
+def url() -> Iterator[str]:
+    """Of an echo server, which closes with 4000 when it is told "bye"."""
+    with plain_server(handle, close_timeout=1) as url:
+        yield url
 
 
 @pytest.mark.requirement("6.1", "6.3")
