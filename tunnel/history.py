@@ -21,6 +21,8 @@ from tunnel.events import ConnectionEvent, ConnectionEventType
 from tunnel.lifecycle import LIFECYCLE, TunnelConnectionState
 from tunnel.tracker_snapshot import TrackerSnapshot
 
+__all__ = ["History", "Sample", "Step"]
+
 _Type = ConnectionEventType
 _S = TunnelConnectionState
 _END = 253_402_300_800  # of the year 9999, in seconds since the Unix epoch

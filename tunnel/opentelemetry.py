@@ -38,6 +38,8 @@ except ImportError as error:
         "tunnel.opentelemetry needs opentelemetry-api: pip install 'resilient-tunnel[otel]'"
     ) from error
 
+__all__ = ["TunnelTelemetry"]
+
 _E = ConnectionEventType
 _EPOCH = datetime.fromtimestamp(0, timezone.utc)
 _UNITS = {"seconds": "s", "ratio": "1", "": "1"}

@@ -37,6 +37,8 @@ except ImportError as error:
         "tunnel.prometheus needs prometheus-client: pip install 'resilient-tunnel[metrics]'"
     ) from error
 
+__all__ = ["TunnelCollector", "render"]
+
 
 class TunnelCollector(MetricSources, Collector):
     """A custom collector: shows the tunnels that it was given, and those that were added.

@@ -18,6 +18,8 @@ from tunnel.service import TunnelService
 from tunnel.timers import TimerHandle, timers_of
 from tunnel.tracker_snapshot import TrackerSnapshot
 
+__all__ = ["Recording"]
+
 _T = TypeVar("_T")
 _KEPT = 10_000  # of events, steps and samples each; some hundred bytes each
 

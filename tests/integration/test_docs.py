@@ -88,7 +88,15 @@ def test_the_code_of_a_page_runs(page: Page, addresses, tmp_path):
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("module", ["tunnel", "tunnel.gateway", "tunnel.testing", "statemachine"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "tunnel",
+        *(f"tunnel.{name}" for name in ("gateway", "testing", "status", "recording", "history")),
+        *(f"tunnel.{name}" for name in ("pictures", "prometheus", "opentelemetry")),
+        "statemachine",
+    ],
+)
 def test_the_reference_has_every_public_name(module):
     """Every public name has its entry in the reference."""
     described = set(re.findall(r"^\.\. (?:auto\w+|py:data):: (\S+)$", REFERENCE, re.MULTILINE))
