@@ -93,12 +93,18 @@ def error_with_proxy(proxy: str, error: OSError) -> TunnelError:
 
 
 def credentials_refused(text: str, *, status: int | None = None) -> AuthenticationFailedError:
-    """The error that says that the proxy wants credentials, or others."""
+    """The error that says that the proxy wants credentials, or others.
+
+    Of HTTP, 403 is also what a proxy answers that does not allow the server, whoever asks.
+    """
+    suggestion = "Check the user name and password for the proxy."
+    if status == 403:
+        suggestion += " They may be right, and the proxy may not allow this host and port."
     return AuthenticationFailedError(
         text,
         status=status,
         user_message="The proxy did not let you through.",
-        suggestion="Check the user name and password for the proxy.",
+        suggestion=suggestion,
     )
 
 

@@ -50,6 +50,15 @@ def test_statuses_of_connect(status: int, error: type[TunnelError], is_retryable
     assert found.retry_after == (7.0 if is_retryable else None)
 
 
+@pytest.mark.parametrize(("status", "names_the_port"), [(401, False), (403, True), (407, False)])
+def test_suggestions(status: int, names_the_port: bool) -> None:
+    """With 403 a proxy means the host or the port at least as often as the credentials."""
+    suggestion = error_for_connect_status(status, "the text").suggestion
+    assert suggestion is not None
+    assert "user name and password" in suggestion
+    assert ("host and port" in suggestion) == names_the_port
+
+
 @pytest.mark.fault("proxy-refuses-server")
 @pytest.mark.parametrize(
     ("version", "reply", "error", "is_retryable"),
