@@ -32,6 +32,7 @@ from loguru import logger
 
 from tunnel.callback_lane import CallbackLane
 from tunnel.clock import Clock
+from tunnel.closing_handshake import LinkEnd
 from tunnel.config import TunnelConfig
 from tunnel.connection_recovery import ConnectionRecovery
 from tunnel.connection_state_tracker import ConnectionStateTracker
@@ -47,7 +48,7 @@ from tunnel.errors import (
 )
 from tunnel.events import ConnectionEventType
 from tunnel.lifecycle import TunnelConnectionState, TunnelTrigger
-from tunnel.link import Link, LinkEnd
+from tunnel.link import Link
 from tunnel.log_context import LogContext
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.network_follower import NetworkFollower, ObservedChange

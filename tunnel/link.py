@@ -8,24 +8,15 @@ reason to stop: somebody woke the thread, the time was up, or the link has ended
 from __future__ import annotations
 
 import functools
-import math
-import os
-import threading
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from typing import cast
 
 from tunnel.acknowledger import Acknowledger
 from tunnel.clock import Clock
+from tunnel.closing_handshake import ClosingHandshake, LinkEnd
 from tunnel.config import TunnelConfig
 from tunnel.delivery import Delivery
-from tunnel.errors import (
-    ConnectionLostError,
-    HeartbeatTimeoutError,
-    MessageTooBigError,
-    ProtocolError,
-    TunnelError,
-    error_for_close,
-)
+from tunnel.errors import ConnectionLostError
 from tunnel.frames import (
     Close,
     FrameDecoder,
@@ -35,7 +26,7 @@ from tunnel.frames import (
     Pong,
     ProtocolViolation,
 )
-from tunnel.interruptible import Event
+from tunnel.liveness import Liveness, Probe
 from tunnel.log_context import LogContext
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.outbox import Message, Outbox
@@ -44,54 +35,16 @@ from tunnel.secrets import scrub
 from tunnel.session_channel import SessionChannel
 from tunnel.session_frames import ASK_FRAME
 from tunnel.session_handshake import SessionHandshake
-from tunnel.timers import TimerHandle, timers_of
 from tunnel.transport import Transport
 from tunnel.turnstile import give
 from tunnel.waker import Waker
-from tunnel.websocket_heartbeat import TEXT_PING, TEXT_PONG, WebSocketHeartbeat
+from tunnel.websocket_heartbeat import TEXT_PING, TEXT_PONG
 from tunnel.writer import Writer
 
 # Also inside a large frame: what a larger read saves in calls costs more in memory that the system
 # takes back after each message, and gives again page by page.
 _READ_SIZE = 64 * 1024
 _HEADER = 2  # bytes before the payload of a short frame that a server sends
-_CHALLENGE = 2.0  # seconds for a sign of life after the network has changed (requirement 1.8)
-_LINGER = 1.0  # seconds that the peer gets to close the connection once we have nothing more to say
-
-
-class LinkEnd(NamedTuple):
-    """Why a link has ended.
-
-    Attributes:
-        error: What went wrong; None if we closed it ourselves and the peer agreed.
-        clean: Both close frames were exchanged (RFC 6455, section 7.1.4).
-    """
-
-    error: TunnelError | None
-    clean: bool
-
-
-class Probe:
-    """A ping that somebody waits for.
-
-    Args:
-        sent_at: When it goes out, on the clock's `monotonic()`.
-
-    Attributes:
-        sent_at: The same.
-        done: Set when the answer is there, or will never be.
-        answered: Whether it is there.
-    """
-
-    def __init__(self, sent_at: float) -> None:
-        self.sent_at = sent_at
-        self.done: threading.Event = Event()
-        self.answered = False
-
-    def finish(self, answered: bool) -> None:
-        """Tell whoever waits."""
-        self.answered = answered
-        self.done.set()
 
 
 class Link:
@@ -120,25 +73,18 @@ class Link:
     __slots__ = (
         "_acknowledger",
         "_backlog",
-        "_challenges",
         "_channel",
         "_clock",
-        "_close_sent",
+        "_closing",
         "_decoder",
         "_delivery",
-        "_disposed",
         "_encoder",
-        "_end",
         "_end_in_sight",
-        "_fatal_close_codes",
         "_is_paused",
         "_last_word",
-        "_linger_until",
-        "_lost_pings",
-        "_max_message_size",
+        "_liveness",
         "_metrics",
         "_on_activity",
-        "_probes",
         "_session",
         "_suspected",
         "_text_mode",
@@ -172,8 +118,6 @@ class Link:
         self._waker = waker
         self._on_activity = on_activity
         self._text_mode = config.ping_mode == "text"
-        self._fatal_close_codes = config.fatal_close_codes
-        self._max_message_size = config.max_message_size
         self._encoder = FrameEncoder()
         self._channel = channel
         self._session = None if channel is None else channel.session
@@ -187,22 +131,17 @@ class Link:
             self._decoder, self._backlog = handshake.decoder, handshake.backlog
             self._acknowledger = Acknowledger(channel, delivery, self._write_own, clock)
         self.writer = self._make_writer(queue)
-        self._close_sent = False
+        self._closing = ClosingHandshake(self._encoder, self.writer.write_control, config, clock)
         # What to do about the peer's close frame, or its mistake, once callbacks have had what came
         # before: what they answer goes out before our close frame.
         self._last_word: Callable[[], None] | None = None
-        self._end: LinkEnd | None = None  # decided; the peer is only given time to hang up first
-        self._linger_until = 0.0
         self._write_error: Exception | None = None
         self._is_paused = False
         self._end_in_sight = False  # the stream's end is there, behind bytes that are unread
-        self._suspected = False  # the heartbeat has heard nothing for too long
-        self._lost_pings = 0  # as far as they were counted
+        self._suspected = False  # by the watch: nothing was heard for too long
         self._undelivered = 0  # bytes read of messages since some were last delivered
-        self._challenges: list[tuple[Probe, TimerHandle]] = []
-        self._probes: dict[bytes, Probe] = {}
-        self._disposed = False  # set before the probes are looked through
-        self.heartbeat = self._start_heartbeat(config, log_context)
+        self._liveness = Liveness(self, config, clock, metrics, self._suspect, log_context)
+        self.heartbeat = self._liveness.heartbeat  # here, too: it hears of each chunk
 
     def _make_writer(self, queue: RequestQueue) -> Writer:
         channel, sent = self._channel, self._metrics.record_messages_sent
@@ -256,55 +195,44 @@ class Link:
                 return end
             if not self._may_read():
                 if not self._wait(read=False, deadline=deadline):
-                    return self._time_up()
+                    return self._closing.outcome
                 continue
             try:
                 chunk = self._transport.receive(_READ_SIZE)
             except OSError as error:
-                return self._broken(error)
+                return self._closing.broken(self._write_error or error)
             if chunk:
                 self._take(chunk)
                 del chunk  # an idle tunnel must not hold on to the last thing that it has read
-                if self._is_time_up(deadline):  # a peer that floods us never lets us wait
-                    return self._time_up()
+                if self._closing.is_time_up(deadline):  # a peer that floods us never lets us wait
+                    return self._closing.outcome
                 if self._delivery.has_callbacks:
                     return None
             elif chunk is not None:
-                return self._broken(None)
+                return self._closing.broken(self._write_error)
             elif not self._wait(read=True, deadline=deadline):
-                return self._time_up()
+                return self._closing.outcome
         return None
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin the closing handshake (RFC 6455, section 7.1.2); `run` returns its end."""
-        if not self._close_sent:
-            self._close_sent = True
-            self.writer.write_control(self._encoder.close(code, reason))
+        self._closing.begin(code, reason)
 
     def dispose(self) -> None:
         """The link is over: stop the watch, close the socket, give what is unsent to the queue."""
-        self._disposed = True
-        if self.heartbeat is not None:
-            self.heartbeat.stop()
+        self._liveness.stop()
         if self._acknowledger is not None:
             self._acknowledger.stop()
-        for _, timer in self._challenges:
-            timer.cancel()
         self._transport.abort()
         try:
             self.writer.stop()  # may fail if the application has closed its queue
         finally:
             self._transport.close()
-            for probe in tuple(self._probes.values()):
-                probe.finish(False)
+            self._liveness.abandon_probes()
 
     def challenge(self) -> None:
         """Ask for a sign of life within a moment, not within a whole pong time-out."""
-        probe = self.probe()
-        if self.heartbeat is not None:
-            when = self._clock.monotonic() + _CHALLENGE
-            timer = timers_of(self._clock).call_at(when, self._suspect)
-            self._challenges.append((probe, timer))
+        self._liveness.challenge()
 
     # For any thread
 
@@ -349,16 +277,8 @@ class Link:
         self.writer.write_own(self._encoder.message(data))
 
     def probe(self) -> Probe:
-        """Send a ping whose answer finishes the probe."""
-        payload, probe = os.urandom(8), Probe(self._clock.monotonic())
-        self._probes[payload] = probe
-        if self._disposed:
-            probe.finish(False)
-        if self._text_mode:
-            self._write_own(TEXT_PING)
-        else:
-            self.ping(payload)
-        return probe
+        """Send a ping whose answer finishes the probe. Never waits."""
+        return self._liveness.probe()
 
     # Reading
 
@@ -385,8 +305,8 @@ class Link:
     def _finish_chunk(self) -> None:
         """Whatever was read, see what is to be done about it."""
         decoder = self._decoder
-        if decoder.violation is not None and self._end is None:
-            self._last_word = functools.partial(self._refuse, decoder.violation)
+        if decoder.violation is not None and self._closing.end is None:
+            self._last_word = functools.partial(self._closing.fail, decoder.violation)
         if self.writer.is_stalled:
             self.writer.flush(may_wait=False)
 
@@ -408,15 +328,19 @@ class Link:
         if not self._delivery.has_callbacks:  # else it is time when those are done
             self._acknowledger.look()
         session = self._channel.session
-        if session is None or self._end is not None:
+        if session is None:
             return
         if session.violation is not None:
-            self._refuse(ProtocolViolation(1002, str(session.violation)))
+            if self._closing.end is None:
+                self._closing.fail(ProtocolViolation(1002, str(session.violation)))
         elif session.ended_by_peer is not None and not self._channel.is_ended:  # by us, first
-            self.close(1000)
-            reason = scrub(session.ended_by_peer)
-            error = ConnectionLostError(f"the peer ended the session: {reason or 'no reason'}")
-            self._finish(LinkEnd(error, clean=False))
+            self._end_of_session(session.ended_by_peer)
+
+    def _end_of_session(self, reason: str) -> None:
+        if self._closing.end is None:
+            self._closing.begin(1000)
+            text = f"the peer ended the session: {scrub(reason) or 'no reason'}"
+            self._closing.decide(LinkEnd(ConnectionLostError(text), clean=False))
 
     def _hand_over(self, messages: list[Message]) -> None:
         self._metrics.record_messages_received(len(messages))
@@ -445,11 +369,11 @@ class Link:
         if messages:
             self._deliver(messages)
         if close is not None:
-            self._last_word = functools.partial(self._closed_by_peer, close)
+            self._last_word = functools.partial(self._closing.answer, close)
 
     def _is_text_beat(self, message: Message) -> bool:
         if message == TEXT_PONG:
-            self._note_pong(None)
+            self._liveness.note_pong(None)
         elif message == TEXT_PING:
             self.writer.write_beat(self._encoder.message(TEXT_PONG))
         else:
@@ -461,41 +385,13 @@ class Link:
         if isinstance(frame, Ping):
             self.writer.write_control(self._encoder.pong(frame.payload))
         else:
-            self._note_pong(frame.payload)
-
-    def _note_pong(self, payload: bytes | None) -> None:
-        sent_at = -math.inf  # when the ping went out that is answered, if it is known
-        if self.heartbeat is not None:
-            round_trip = self.heartbeat.on_pong(payload)
-            if round_trip is not None:
-                self._metrics.record_latency(round_trip)
-                sent_at = self._clock.monotonic() - round_trip
-            self._count_lost_pings(self.heartbeat.missed_pongs)
-        for key in self._answered_probes(payload, sent_at):
-            self._probes.pop(key).finish(True)
-
-    def _answered_probes(self, payload: bytes | None, sent_at: float) -> list[bytes]:
-        """The probes that a pong answers: a peer may answer only the latest of several pings.
-
-        See RFC 6455, section 5.5.3. The latest may also be one of the heartbeat's.
-        """
-        probes = list(self._probes)  # oldest first; other threads may add some
-        if payload is None:  # in text mode nobody knows which
-            return probes
-        if payload in probes:
-            return probes[: probes.index(payload) + 1]
-        return [key for key in probes if self._probes[key].sent_at < sent_at]
-
-    def _count_lost_pings(self, missed: int) -> None:
-        for _ in range(missed - self._lost_pings):
-            self._metrics.record_ping_lost()
-        self._lost_pings = max(missed, self._lost_pings)
+            self._liveness.note_pong(frame.payload)
 
     # Waiting
 
     def _wait(self, *, read: bool, deadline: float | None) -> bool:
         """Wait for something to do; False if the time was up first."""
-        deadline = self._earlier(deadline)
+        deadline = self._closing.earlier(deadline)
         timeout = None
         if deadline is not None:
             timeout = deadline - self._clock.monotonic()
@@ -507,16 +403,6 @@ class Link:
         if ready.ended:
             self._end_in_sight = True
         return any(ready)
-
-    def _earlier(self, deadline: float | None) -> float | None:
-        """The deadline, or the end of the lingering if that is earlier."""
-        if self._end is None:
-            return deadline
-        return self._linger_until if deadline is None else min(deadline, self._linger_until)
-
-    def _is_time_up(self, deadline: float | None) -> bool:
-        deadline = self._earlier(deadline)
-        return deadline is not None and self._clock.monotonic() >= deadline
 
     def _may_read(self) -> bool:
         """Whether the application keeps up; if not, the bytes stay where they are.
@@ -540,97 +426,15 @@ class Link:
     # Ending
 
     def _judge_silence(self) -> LinkEnd | None:
-        """The heartbeat has heard nothing for too long, but bytes may prove it wrong.
-
-        Those that wait unread; and those that were read since, while the suspicion was on its way.
-        """
         self._suspected = False
-        if self.heartbeat is None or self._end is not None:
+        if self._closing.end is not None:
             return None
-        now, silence = self._clock.monotonic(), self.heartbeat.silence
-        is_silent = self.heartbeat.is_silent
-        for challenge in tuple(self._challenges):
-            probe = challenge[0]
-            if now - probe.sent_at >= 0.99 * _CHALLENGE:  # less, since points in time are rounded
-                self._challenges.remove(challenge)
-                # Any byte since then is an answer.
-                is_silent |= not probe.answered and now - silence <= probe.sent_at
-        if not is_silent or self._transport.has_unread():
-            self.heartbeat.start()
-            return None
-        self._count_lost_pings(self.heartbeat.missed_pongs)
-        silence = self.heartbeat.silence
-        return LinkEnd(HeartbeatTimeoutError(f"no sign of life for {silence:.1f} s"), clean=False)
-
-    def _closed_by_peer(self, frame: Close) -> None:
-        """Answer the peer's close frame with its code (RFC 6455, section 5.5.1)."""
-        if self._end is not None:
-            return  # the answer to ours, which has said what was wrong
-        if self._close_sent:
-            error = None
-        else:
-            error = error_for_close(frame.code, frame.reason, self._fatal_close_codes)
-            self._close_sent = True
-            code = None if frame.code == 1005 else frame.code
-            self.writer.write_control(self._encoder.close(code))
-        self._finish(LinkEnd(error, clean=True))
-
-    def _refuse(self, violation: ProtocolViolation) -> None:
-        """Fail the connection (RFC 6455, section 7.1.7)."""
-        self.close(violation.close_code, violation.reason)
-        message = f"the peer broke the protocol: {violation.reason}"
-        error: TunnelError
-        if violation.close_code == 1009:
-            error = MessageTooBigError(message, limit=self._max_message_size)
-        else:
-            error = ProtocolError(message, close_code=violation.close_code)
-        self._finish(LinkEnd(error, clean=False))
-
-    def _finish(self, end: LinkEnd) -> None:
-        """Give the peer, as the server, time to close the connection first (RFC 6455, 7.1.1)."""
-        self._end = end
-        self._linger_until = self._clock.monotonic() + _LINGER
-
-    def _time_up(self) -> LinkEnd | None:
-        if self._end is not None and self._clock.monotonic() >= self._linger_until:
-            return self._end
-        return None
-
-    def _broken(self, error: Exception | None) -> LinkEnd:
-        """The stream has ended, by itself or by a failed read or write."""
-        if self._end is not None:
-            return self._end
-        cause = self._write_error or error
-        if cause is None:
-            return LinkEnd(error_for_close(1006), clean=False)
-        lost = TunnelError.from_exception(cause)
-        if not isinstance(lost, ConnectionLostError):
-            lost = ConnectionLostError(f"the connection broke: {lost.message}")
-            lost.__cause__ = cause
-        return LinkEnd(lost, clean=False)
+        silence = self._liveness.judge(self._transport.has_unread)
+        return None if silence is None else LinkEnd(silence, clean=False)
 
     def _note_write_error(self, error: Exception) -> None:
         self._write_error = error
         self._waker.wake()
-
-    # The watch
-
-    def _start_heartbeat(
-        self, config: TunnelConfig, log_context: LogContext | None
-    ) -> WebSocketHeartbeat | None:
-        if config.ping_interval is None:
-            return None
-        heartbeat = WebSocketHeartbeat(
-            self,
-            ping_interval=config.ping_interval,
-            pong_timeout=config.pong_timeout,
-            mode=config.ping_mode,
-            on_connection_lost=self._suspect,
-            clock=self._clock,
-            log_context=log_context,
-        )
-        heartbeat.start()
-        return heartbeat
 
     def _suspect(self) -> None:
         self._suspected = True

@@ -16,6 +16,7 @@ from loguru import logger
 from statemachine import replay
 from tunnel.addresses import TunnelUrl
 from tunnel.callback_lane import CallbackLane
+from tunnel.closing_handshake import LinkEnd
 from tunnel.config import TunnelConfig
 from tunnel.delivery import CallbackDelivery
 from tunnel.dial import DialInterrupted
@@ -33,7 +34,7 @@ from tunnel.errors import (
 )
 from tunnel.events import ConnectionEventType
 from tunnel.lifecycle import LIFECYCLE, TunnelConnectionState
-from tunnel.link import Link, LinkEnd
+from tunnel.link import Link
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.network_follower import ObservedChange
 from tunnel.network_outlook import DEFAULT_ROUTES, Route
@@ -777,7 +778,7 @@ def test_the_network_is_back_and_the_link_lives() -> None:
     """A live link is asked for a sign of life."""
     world = World().connected()
     pings: list[object] = []
-    world.driver.link.probe = lambda: pings.append(1)  # type: ignore[union-attr, method-assign]
+    world.driver.link.ping = pings.append  # type: ignore[union-attr, method-assign]
     change(world, True)
     world.run(lambda: E.NETWORK_CHANGED in world.events)
     assert pings

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tunnel.callback_lane import CallbackLane, LaneDelivery
+from tunnel.closing_handshake import LinkEnd
 from tunnel.config import TunnelConfig
 from tunnel.delivery import CallbackDelivery, Delivery, Inbox
 from tunnel.errors import (
@@ -22,7 +23,7 @@ from tunnel.errors import (
     ProtocolError,
 )
 from tunnel.frames import Close, FrameDecoder, FrameEncoder, Incoming, Ping, Pong
-from tunnel.link import Link, LinkEnd
+from tunnel.link import Link
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.outbox import Message
 from tunnel.request_queue import RequestPriority, RequestQueue
@@ -503,7 +504,7 @@ def test_a_probe_is_answered_by_its_pong() -> None:
     bench.feed(SERVER.pong(ping.payload))
     assert probe.done.is_set()
     assert probe.answered
-    assert bench.link._probes == {}
+    assert bench.link._liveness._probes == {}
 
 
 def test_a_probe_in_text_mode() -> None:
