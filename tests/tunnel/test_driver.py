@@ -39,6 +39,7 @@ from tunnel.metrics_collector import MetricsCollector
 from tunnel.network_follower import ObservedChange
 from tunnel.network_outlook import DEFAULT_ROUTES, Route
 from tunnel.network_watch import NetworkWatch
+from tunnel.request_handler import RequestHandler
 from tunnel.request_queue import RequestQueue
 from tunnel.requests import (
     CancelConnect,
@@ -939,7 +940,7 @@ def test_closes_between_a_wait_and_its_dial() -> None:
     """An attempt that was called off before it began is not made."""
     world = World().connected()
     world.network.cut()
-    dial = world.driver._dial_again
+    dial = world.driver.recovery._connect
 
     def dial_late() -> None:
         world.driver.worker.mailbox.append(Close(True, 10.0))
@@ -1085,7 +1086,7 @@ def test_a_bug_while_closing_ends_the_link() -> None:
 def test_a_bug_in_obedience_does_not_lose_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
     """What goes wrong with a request is an error of the tunnel, too; the next one is obeyed."""
     world = World().connected()
-    monkeypatch.setattr(Driver, "_change_network", lambda driver, request: 1 // 0)
+    monkeypatch.setattr(RequestHandler, "_change_network", lambda handler, request: 1 // 0)
     change(world, True)
     with pytest.raises(ZeroDivisionError):
         world.run()
@@ -1182,7 +1183,7 @@ class Gate:
             transport.open = open_gate  # type: ignore[method-assign]
             return transport
 
-        world.driver._new_transport = new_transport
+        world.driver._dialler.new_transport = new_transport
 
     def token(self) -> str:
         self.world.clock.advance(self.takes)
@@ -1262,8 +1263,23 @@ def test_a_slow_callable_does_not_use_up_the_time_of_the_dial() -> None:
 def test_the_limit_on_headers_reaches_the_dial() -> None:
     """`max_header_size` is what the transport is told."""
     world = World(max_header_size=2000)
-    world.driver._target = Target(TunnelUrl.parse("ws://example.com/"), "user", None)
-    assert world.driver._dial_request(world.driver._target).max_header_size == 2000
+    limits: list[int] = []
+    inner = world.new_transport
+
+    def new_transport(waker: Waker) -> Transport:
+        transport = inner(waker)
+        open_it = transport.open
+
+        def note(request: DialRequest, interrupted: Callable[[], bool]) -> None:
+            limits.append(request.max_header_size)
+            open_it(request, interrupted)
+
+        transport.open = note  # type: ignore[method-assign]
+        return transport
+
+    world.driver._dialler.new_transport = new_transport
+    world.connected()
+    assert limits == [2000]
 
 
 # Other
@@ -1301,7 +1317,7 @@ def test_pokes_come_in_the_order_of_the_mail() -> None:
     """Whatever threads post at the same time, the manager hears what the mailbox says last."""
     world = World()
     heard: list[bool] = []
-    manager, worker = world.driver._manager, world.driver.worker
+    manager, worker = world.driver._reconnecting._manager, world.driver.worker
     manager.pause = lambda: bool(heard.append(False))  # type: ignore[method-assign]
     manager.retry_now = lambda: bool(heard.append(True))  # type: ignore[method-assign]
     second = threading.Thread(target=lambda: change(world, True))
@@ -1381,7 +1397,7 @@ def test_a_connection_that_breaks_in_the_handshake() -> None:
     def broken(size: int) -> bytes:
         raise ConnectionResetError("reset by peer")
 
-    world.driver._new_transport = breaking
+    world.driver._dialler.new_transport = breaking
     world.driver.configure(world.driver.config.replace(enable_auto_reconnect=False))
     request = world.post_connect()
     world.run()
@@ -1429,7 +1445,7 @@ def test_called_off_between_dial_and_link() -> None:
     request = world.post_connect()
     world.driver.worker._waker.clear()
     world.driver.obey(world.driver.worker.mailbox.pop(0))
-    world.driver._opened = world.driver._dial()
+    world.driver._dial()
     session = world.driver.channel.session
     assert session is not None
     assert session.state == "attached"

@@ -1115,7 +1115,7 @@ def test_a_durable_queue_and_a_session(tmp_path: Path) -> None:
     first.service._queue.close()  # killed
     second = World(queue=RequestQueue(path=path))
     second.network, second.gateway = first.network, first.gateway
-    second.service._driver._new_transport = first.network
+    second.service._driver._dialler.new_transport = first.network
     second.gateway.acknowledges = True
     first.network._clock = second.clock
     second.connect()
