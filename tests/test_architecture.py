@@ -48,6 +48,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "tunnel.metric_table",
                 "tunnel.network_follower",
                 "tunnel.opentelemetry",
+                "tunnel.parts",
                 "tunnel.prometheus",
                 "tunnel.reconnecting",
                 "tunnel.recording",
@@ -56,6 +57,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "tunnel.sender",
                 "tunnel.service",
                 "tunnel.status",
+                "tunnel.waits",
                 "tunnel.worker",
             }
         ),

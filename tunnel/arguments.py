@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from tunnel.addresses import bearer_header
 from tunnel.config import TunnelConfig
@@ -26,6 +26,20 @@ def checked_config(config: TunnelConfig | None) -> TunnelConfig:
     if not isinstance(config, TunnelConfig):
         raise TypeError(f"config must be a TunnelConfig, not {type(config).__name__}")
     return config
+
+
+def check_callbacks(**callbacks: object) -> None:
+    """See that each can be called, or is None; by its name."""
+    for name, callback in callbacks.items():
+        if callback is not None and not callable(callback):
+            raise TypeError(f"{name} must be callable, not {callback!r}")
+
+
+def check_messages(name: str, items: Iterable[object]) -> None:
+    """See that what an argument holds can be sent."""
+    for item in items:
+        if not isinstance(item, (str, bytes)):
+            raise TypeError(f"the {name} holds a {type(item).__name__}; messages are str or bytes")
 
 
 def checked_token(token: str | Callable[[], str] | None) -> Secret | Callable[[], str] | None:

@@ -136,7 +136,7 @@ class Driver(StateEffects):
         rng: Random | None,
         new_transport: Callable[[Waker], Transport],
         waker: Waker,
-        on_connected: Callable[[bool], None] | None,
+        on_connected: Callable[[bool], object] | None,
         on_session_lost: Callable[[SessionLostError], None],
         on_answer: Callable[[Parcel], None],
         on_start: Callable[[], None],

@@ -31,7 +31,7 @@ class Greeter:
     def __init__(
         self,
         lane: CallbackLane,
-        on_connected: Callable[[bool], None] | None,
+        on_connected: Callable[[bool], object] | None,
         on_greeted: Callable[[Link], None],
     ) -> None:
         self._lane = lane

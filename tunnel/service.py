@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import os
 import ssl
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from loguru import logger
 
 from statemachine import Record
+from tunnel import waits
 from tunnel.addresses import TunnelUrl, validate_headers, validate_subprotocols
 from tunnel.arguments import (
+    check_callbacks,
+    check_messages,
     checked_config,
     checked_context,
     checked_limit,
@@ -31,16 +34,12 @@ from tunnel.arguments import (
     checked_text,
     checked_token,
 )
-from tunnel.callback_lane import CallbackLane, LaneDelivery
-from tunnel.circuit_breaker import CircuitBreaker
 from tunnel.clock import SYSTEM_CLOCK, Clock
 from tunnel.config import TunnelConfig
 from tunnel.connection_state_tracker import ConnectionStateTracker
-from tunnel.delivery import CallbackDelivery, Delivery, Inbox
+from tunnel.delivery import Inbox
 from tunnel.dial_options import SocketOption, checked_dial_options
-from tunnel.driver import Driver
 from tunnel.errors import (
-    ConnectTimeoutError,
     InvalidStateError,
     NotConnectedError,
     SessionLostError,
@@ -50,38 +49,30 @@ from tunnel.errors import (
 from tunnel.events import ConnectionEvent, ConnectionEventType
 from tunnel.exits import disconnect_at_exit
 from tunnel.forks import disown, is_inherited, register
-from tunnel.interruptible import Event
 from tunnel.lifecycle import TunnelConnectionState
-from tunnel.log_context import LogContext
 from tunnel.metrics_collector import MetricsCollector, TunnelHealthMetrics
 from tunnel.outbox import Message
-from tunnel.pending_requests import PendingRequests
+from tunnel.parts import Parts
 from tunnel.request_queue import RequestPriority, RequestQueue
 from tunnel.requests import (
     AuthToken,
-    CallbackFailed,
-    CancelConnect,
     Close,
     Connect,
     NetworkChange,
-    Reconnect,
     Target,
 )
 from tunnel.responses import TunnelResponse
 from tunnel.roll import enrol
 from tunnel.secrets import raises_bare
-from tunnel.sender import WHILE_CONNECTED, Sender, SendTimeout
+from tunnel.sender import WHILE_CONNECTED, SendTimeout
 from tunnel.session_frames import Parcel
 from tunnel.state_watch import StateWatches
-from tunnel.timers import timers_of
 from tunnel.tls import TlsSettings, chosen_context
 from tunnel.transport import Transport, WebSocketTransport
 from tunnel.waker import Waker
 from tunnel.worker import Worker
 
 _S = TunnelConnectionState
-_T = TypeVar("_T")
-_GRACE = 1.0  # seconds beyond a time-out that the tunnel's thread gets to end by itself
 _CONNECT_OPTIONS = (
     "user_id",
     "wait",
@@ -163,70 +154,35 @@ class TunnelService:
         new_transport: Callable[[Waker], Transport] | None = None,
     ) -> None:
         config = checked_config(config)
-        for name, callback in (
-            ("on_message", on_message),
-            ("on_state_change", on_state_change),
-            ("on_connected", on_connected),
-            ("on_session_lost", on_session_lost),
-        ):
-            if callback is not None and not callable(callback):
-                raise TypeError(f"{name} must be callable, not {callback!r}")
+        check_callbacks(
+            on_message=on_message,
+            on_state_change=on_state_change,
+            on_connected=on_connected,
+            on_session_lost=on_session_lost,
+        )
         self._clock: Clock = SYSTEM_CLOCK if clock is None else clock
-        self._on_connected = on_connected
-        self._on_session_lost = on_session_lost
         if request_queue is None:
             request_queue = RequestQueue(config.max_queue_size, clock=self._clock)
-        for item in request_queue.snapshot():
-            if not isinstance(item, (str, bytes)):
-                raise TypeError(
-                    f"the request_queue holds a {type(item).__name__}; messages are str or bytes"
-                )
+        check_messages("request_queue", request_queue.snapshot())
         self._queue = request_queue
-        self._metrics = MetricsCollector(clock=self._clock)
-        log_context = LogContext()
-        self._requests = PendingRequests(
-            clock=self._clock,
-            metrics=self._metrics,
-            breaker=CircuitBreaker(clock=self._clock, log_context=log_context),
-            post=self._post_parcel,
-            discard=self._queue.discard,
-            cancel=self._cancel_request,
-            default_timeout=lambda: self.config.request_timeout,
-            log_context=log_context,
-        )
-        waker = self._waker = Waker()
-        delivery: Delivery
-        self._lane = CallbackLane(log_context.renew)
-        self._inbox: Inbox | None = None
-        if on_message is None:
-            delivery = self._inbox = Inbox(config.receive_high_water, waker.wake)
-        else:
-            delivery = LaneDelivery(
-                CallbackDelivery(on_message), self._lane, config.receive_high_water, waker.wake
-            )
-        self._delivery = delivery
-        self._driver = Driver(
+        self._parts = parts = Parts(
             config,
-            queue=self._queue,
-            delivery=delivery,
-            lane=self._lane,
-            metrics=self._metrics,
+            queue=request_queue,
+            on_message=on_message,
+            on_connected=None if on_connected is None else partial(on_connected, self),
+            on_session_lost=on_session_lost,
             clock=self._clock,
             rng=rng,
             new_transport=new_transport or WebSocketTransport,
-            waker=waker,
-            on_connected=None if on_connected is None else self._greet,
-            on_session_lost=self._lose_session,
-            on_answer=self._guarded(self._requests.answered),
-            on_start=self._start,
-            on_rest=self._rest,
-            log_context=log_context,
         )
-        self._sender = Sender(self._driver, self._queue, self._clock)
-        self._queue.bind(self._sender.check, self._signal_soon)
+        self._driver = parts.driver
+        self._sender = parts.sender
+        self._metrics = parts.metrics
+        self._requests = parts.requests
+        self._inbox = parts.inbox
         self._watches = StateWatches(self._driver.tracker.machine)
         if on_state_change is not None:
-            self._driver.tracker.machine.subscribe(self._guarded(on_state_change))
+            self._driver.tracker.machine.subscribe(parts.guarded(on_state_change))
         self._driver.tracker.subscribe(self._log_event)
         register(self)
         disconnect_at_exit(self)
@@ -322,15 +278,7 @@ class TunnelService:
             )
         )
         timeout = checked_seconds("timeout", timeout)
-        try:
-            self._driver.post(request)
-        except TunnelError:
-            raise
-        except BaseException:  # Ctrl-C: it may be posted nevertheless
-            self._give_up(request)
-            raise
-        if wait and not self._driver.worker.is_own_thread:
-            self._await(request, timeout)
+        waits.connect(self._driver, request, self._clock, timeout, wait=wait)
 
     def reconnect(self, *, timeout: float | None = None) -> bool:
         """Give the link up, if there is one, and dial at once, whatever the backoff had left.
@@ -348,12 +296,7 @@ class TunnelService:
         if self.tracker.connection is None:
             raise InvalidStateError("there is nothing to reconnect to: connect first")
         timeout = checked_seconds("timeout", timeout)
-        request = Reconnect()
-        self._driver.post(request)
-        if self._driver.worker.is_own_thread:
-            return False
-        settled = _event_of(request.outcome)
-        return self._driver.worker.wait(settled, timeout) and request.outcome.exception() is None
+        return waits.reconnect(self._driver, timeout)
 
     def disconnect(self, graceful: bool = True, timeout: float = 10.0) -> DrainReport:
         """End the connection with close code 1000 (requirements 8.1 and 8.3).
@@ -374,16 +317,7 @@ class TunnelService:
         seconds = checked_limit("timeout", timeout)
         worker = self._driver.worker
         if worker.is_running or self.state is not _S.DISCONNECTED:
-            request = Close(graceful, self._clock.monotonic() + seconds)
-            self._driver.post(request)
-            if not worker.is_own_thread:
-                link = self._driver.link
-                # An observer that blocks would keep the thread from its deadline.
-                if not worker.wait(request.done, seconds) and link is not None:
-                    link.abort()
-                worker.join(_GRACE)
-                if graceful:
-                    worker.join_superseded(request.deadline - self._clock.monotonic())
+            waits.close(self._driver, self._clock, graceful, seconds)
         channel = self._driver.channel
         if channel.session is None or not worker.is_own_thread:
             self._requests.fail_all(InvalidStateError("the tunnel was disconnected"))
@@ -510,36 +444,7 @@ class TunnelService:
         """
         self._refuse_own_thread("flush")
         timeout = checked_seconds("timeout", timeout)
-        channel = self._driver.channel
-        losses = channel.losses
-        if self._driver.worker.is_threaded:
-            is_done = self._wait_until_flushed(timeout)
-        else:
-            is_done = self._driver.worker.drive(
-                lambda: not (self._queue.size or channel.unacknowledged), timeout
-            )
-        return is_done and channel.losses == losses
-
-    def _wait_until_flushed(self, timeout: float | None) -> bool:
-        deadline = None if timeout is None else self._clock.monotonic() + timeout
-
-        def remaining() -> float | None:
-            return None if deadline is None else max(0.0, deadline - self._clock.monotonic())
-
-        channel = self._driver.channel
-        while True:
-            returns = channel.returns
-            if not self._queue.wait_until_empty(remaining()):
-                return False
-            if not channel.unacknowledged:
-                if channel.returns == returns:  # else the queue may not be empty any more
-                    return True
-                continue
-            link = self._driver.link
-            if link is not None:
-                link.ask()
-            if not channel.wait_until_settled(remaining()):
-                return False
+        return waits.flush(self._driver, self._queue, self._clock, timeout)
 
     # Requests
 
@@ -586,7 +491,7 @@ class TunnelService:
             payload, method=method, path=path, headers=headers, priority=priority, timeout=timeout
         )
         try:
-            self._driver.worker.wait(_event_of(future), None)
+            self._driver.worker.wait(waits.event_of(future), None)
             return future.result(0)
         finally:
             future.cancel()  # after a KeyboardInterrupt: nobody wants the answer any more
@@ -640,7 +545,7 @@ class TunnelService:
         the first session. While a slow callback is at a message of a session that was lost, and of
         which nothing comes again, the number is that of the last one before any of this session.
         """
-        return self._driver.channel.position(self._delivery.taken)
+        return self._driver.channel.position(self._parts.delivery.taken)
 
     # What is known
 
@@ -678,7 +583,7 @@ class TunnelService:
         Returns:
             A function that ends the subscription.
         """
-        return self.tracker.subscribe(self._guarded(callback))
+        return self.tracker.subscribe(self._parts.guarded(callback))
 
     @property
     def tracker(self) -> ConnectionStateTracker:
@@ -758,46 +663,10 @@ class TunnelService:
 
     def leave_to_parent(self) -> None:
         """This is a forked child now, and the connection is the parent's; for `tunnel.forks`."""
-        for part in (self._driver.worker, self._driver, self):
+        for part in (self._driver.worker, self._driver, self._parts, self):
             disown(part)
 
     # Inside
-
-    def _await(self, request: Connect, timeout: float | None) -> None:
-        outcome, worker = request.outcome, self._driver.worker
-        try:
-            with self._due(timeout, lambda: self._give_up(request)):
-                worker.wait(_event_of(outcome), timeout)
-        finally:
-            self._give_up(request)  # also after a KeyboardInterrupt: nobody wants it any more
-        if outcome.cancelled():
-            worker.join(_GRACE)
-            message = f"not connected within {timeout:g} s"
-            raise ConnectTimeoutError(message) from self._driver.last_error
-        error = outcome.exception()
-        if error is not None:
-            worker.join(_GRACE)
-            raise error
-
-    def _give_up(self, request: Connect) -> None:
-        if request.outcome.cancel():  # too late if the connection is there, or has failed
-            self._driver.post(CancelConnect(request))
-
-    @contextmanager
-    def _due(self, timeout: float | None, callback: Callable[[], None]) -> Iterator[None]:
-        """Call back at the end of a time-out, if the waiting thread itself is to do the work.
-
-        It cannot do it when it has waited, as it can with a thread that works: its wait may be a
-        recovery, which is one step.
-        """
-        if timeout is None or self._driver.worker.is_threaded:
-            yield
-            return
-        timer = timers_of(self._clock).call_at(self._clock.monotonic() + timeout, callback)
-        try:
-            yield
-        finally:
-            timer.cancel()
 
     def _driven(self, inbox: Inbox) -> Iterator[Message]:
         """What is received, by doing the work of the tunnel between any two messages."""
@@ -806,66 +675,6 @@ class TunnelService:
             with closing(iter(inbox)) as received:
                 yield next(received)
             # Whoever asks for the next has taken this one, whether there is a next one or not.
-
-    def _guarded(self, callback: Callable[[_T], object]) -> Callable[[_T], None]:
-        """The same for the midst of something: what ends a thread waits until that is done.
-
-        In another thread than the tunnel's it is for whoever has called.
-        """
-
-        def call(argument: _T) -> None:
-            try:
-                callback(argument)
-            except Exception:
-                raise
-            except BaseException as error:
-                if not self._driver.worker.is_own_thread:
-                    raise
-                self._driver.post(CallbackFailed(error))
-
-        return call
-
-    def _greet(self, resumed: bool) -> None:
-        assert self._on_connected is not None
-        self._on_connected(self, resumed)
-
-    def _lose_session(self, error: SessionLostError) -> None:
-        self._guarded(self._requests.fail_all)(error)
-        on_session_lost = self._on_session_lost
-        if on_session_lost is None:
-            return
-
-        def tell() -> None:
-            try:
-                on_session_lost(error)
-            except Exception:
-                logger.exception("on_session_lost raised; its messages count as reported")
-
-        self._lane.add(tell)
-
-    def _post_parcel(
-        self, parcel: Parcel, priority: RequestPriority, timeout: float | None
-    ) -> None:
-        self._sender.send_parcel(parcel, priority, timeout)
-
-    def _signal_soon(self) -> None:
-        """The queue has something to tell its subscribers: a callback as any other."""
-        self._lane.add(self._queue.deliver_signals)
-        self._waker.wake()
-
-    def _cancel_request(self, parcel: Parcel) -> None:
-        """Tell the peer that an answer is not wanted; at once, or on the next link."""
-        link = self._driver.link
-        if self._driver.channel.cancel(parcel) and link is not None:
-            link.writer.nudge()
-
-    def _start(self) -> None:
-        if self._inbox is not None:
-            self._inbox.open()
-
-    def _rest(self) -> None:
-        if self._inbox is not None:
-            self._inbox.close()
 
     def _refuse_own_thread(self, call: str) -> None:
         if self._driver.worker.is_own_thread:
@@ -922,10 +731,3 @@ def _level_of(event: ConnectionEvent) -> str:
         return "ERROR"
     is_loss = event.type is ConnectionEventType.DISCONNECTED and "error" in event.metadata
     return "WARNING" if is_loss else "INFO"
-
-
-def _event_of(outcome: Future[Any]) -> threading.Event:
-    """An event that is set when there is an outcome."""
-    event = Event()
-    outcome.add_done_callback(lambda _: event.set())
-    return event
