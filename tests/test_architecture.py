@@ -57,6 +57,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "tunnel.sender",
                 "tunnel.service",
                 "tunnel.status",
+                "tunnel.thread_work",
                 "tunnel.waits",
                 "tunnel.worker",
             }

@@ -8,6 +8,11 @@ callback of a state (`on_enter_...`) takes up what the state owns and picks its 
 not block. The thread then runs the activity in steps, and how it ends is the next trigger. Other
 threads post a request (`tunnel.worker`) and wake whatever the activity waits in: a clock, a dial,
 or a socket.
+
+Here stands what each state owns, and which trigger the end of an activity is. How a tunnel dials,
+greets, closes and recovers is known to parts that know nothing of each other. Around it are two
+frames: `tunnel.thread_work` steps through mail, activities and callbacks, and
+`tunnel.request_handler` says what a request does to all that.
 """
 
 from __future__ import annotations
@@ -15,11 +20,8 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from random import Random
 from typing import Any
-
-from loguru import logger
 
 from tunnel.callback_lane import CallbackLane
 from tunnel.clock import Clock
@@ -33,7 +35,6 @@ from tunnel.dial import DialInterrupted
 from tunnel.dialler import Dialled, Dialler
 from tunnel.errors import (
     MaxReconnectAttemptsExceededError,
-    ResourceExhaustedError,
     SessionLostError,
     TunnelError,
 )
@@ -48,23 +49,23 @@ from tunnel.network_watch import NetworkWatch, watch_of
 from tunnel.reconnecting import Reconnecting
 from tunnel.request_handler import RequestHandler
 from tunnel.request_queue import RequestQueue
-from tunnel.requests import CallbackFailed, Greeted, Request, Target
+from tunnel.requests import Greeted, Request, Target
 from tunnel.secrets import bare
 from tunnel.session_channel import SessionChannel
 from tunnel.session_frames import Parcel
 from tunnel.session_keeper import SessionKeeper
 from tunnel.state_effects import StateEffects
+from tunnel.thread_work import ThreadWork
 from tunnel.transport import Transport
-from tunnel.turnstile import give, take
+from tunnel.turnstile import give
 from tunnel.waker import Waker
-from tunnel.worker import Worker
 
 _S = TunnelConnectionState
 _T = TunnelTrigger
 
 
 class Driver(StateEffects):
-    """The work of one tunnel's thread. Unless it says otherwise, a method is for that thread.
+    """What one tunnel's thread works on. Unless it says otherwise, a method is for that thread.
 
     Args:
         config: The settings to begin with.
@@ -85,6 +86,7 @@ class Driver(StateEffects):
         watch: Says when the machine's network changes; None: the one that goes with the clock.
 
     Attributes:
+        activity: What the thread is to do in the present state, step by step; None: nothing.
         tracker: The model of the machine. For reading from any thread.
         worker: The thread, and where to post. For any thread.
         link: The live connection, or None. For reading from any thread.
@@ -96,7 +98,6 @@ class Driver(StateEffects):
     """
 
     __slots__ = (
-        "_activity",
         "_clock",
         "_closing",
         "_delivery",
@@ -104,7 +105,6 @@ class Driver(StateEffects):
         "_dialler",
         "_greeter",
         "_keeper",
-        "_lane",
         "_log_context",
         "_metrics",
         "_network",
@@ -115,6 +115,8 @@ class Driver(StateEffects):
         "_requests",
         "_target",
         "_waker",
+        "_work",
+        "activity",
         "channel",
         "config",
         "is_closing",
@@ -147,7 +149,6 @@ class Driver(StateEffects):
         self._log_context = LogContext() if log_context is None else log_context
         self._queue = queue
         self._delivery = delivery
-        self._lane = lane
         self._metrics = metrics
         self._clock = clock
         self._waker = waker
@@ -163,13 +164,14 @@ class Driver(StateEffects):
             log_context=self._log_context,
         )
         self._keeper = SessionKeeper(queue, self.channel, delivery, clock)
-        self.worker = Worker(self, clock, waker, on_start, self._log_context.within)
+        self._work = ThreadWork(self, lane, clock, waker, on_start, self._log_context)
+        self.worker = self._work.worker
         self.tracker = ConnectionStateTracker(config.max_event_history, clock=clock, effects=self)
         self.link: Link | None = None
         self.is_closing = False
         self.last_error: TunnelError | None = None
         self._target: Target | None = None
-        self._activity: Callable[[], None] | None = None
+        self.activity: Callable[[], None] | None = None
         self._dialled: Dialled | None = None
         self._network = NetworkFollower(
             self.post, clock, watch or watch_of(clock), self._log_context
@@ -206,11 +208,8 @@ class Driver(StateEffects):
         self._requests.post(request)
 
     def obey(self, request: Request) -> None:
-        """See `tunnel.worker.Work`."""
-        try:
-            self._requests.obey(request)
-        except BaseException as error:
-            self._survive(error)
+        """See `RequestHandler.obey`."""
+        self._requests.obey(request)
 
     def connect_to(self, target: Target) -> None:
         """Begin to work on a connection to there."""
@@ -248,68 +247,16 @@ class Driver(StateEffects):
 
     # Activities
 
-    def act(self) -> bool:
-        """See `tunnel.worker.Work`."""
-        try:
-            self._tell_of_loss()
-            if not self._lane.is_ready:
-                if self._activity is None:
-                    return False
-                self._activity()
-            if self._lane.is_ready:
-                self.worker.call(self._lane.run)
-                if self.worker.is_superseded:  # whoever reads now can acknowledge, or end a session
-                    self._waker.wake()
-        except BaseException as error:
-            if self.worker.is_superseded:
-                self._post_from_lane(CallbackFailed(error))
-            else:
-                self._survive(error)
-        return True
-
-    def _post_from_lane(self, request: Greeted | CallbackFailed) -> None:
-        """Tell the tunnel's thread, which may be another one by now, or have ended."""
-        try:
-            self.worker.post(request)
-        except ResourceExhaustedError as error:  # at the end of the program, perhaps
-            logger.warning("{} comes too late: {}", type(request).__name__, error)
-
-    def _note_greeted(self, link: Link) -> None:
-        self._post_from_lane(Greeted(link))
-
-    def _survive(self, error: BaseException) -> None:
-        """A bug of ours must end the link, not leave it half alive; nor the mail unread.
-
-        The same goes for a callback that wants to end its thread, as `sys.exit` does.
-        """
-        logger.opt(exception=error).error("the tunnel failed")
-        failure = TunnelError(f"a callback raised {type(error).__name__}")
-        if isinstance(error, Exception):
-            with suppress(BaseException):  # its __str__ may raise anything
-                failure = TunnelError.from_exception(error)
-        try:
-            self._fail(failure)
-        except Exception:  # the state has changed even so, and the thread has to go on
-            logger.exception("the tunnel could not give everything back")
-        if not self.worker.is_threaded:
-            raise error  # whoever drives the tunnel, a test, wants to know
-
     def rest(self) -> None:
-        """See `tunnel.worker.Work`."""
-        self._waker.close()
+        """There is nothing left to do: the thread ends. See `tunnel.worker.Work`."""
         if not self.is_exhausted:  # else the network may bring the connection back
             self._network.end()
         self._requests.disappoint()
         if self._target is not None:  # until the first connect it may still come
             self._on_rest()
 
-    def _take_turn(self) -> None:
-        """Work in turns with other tunnels, until the next wait, callback or link; see `give`."""
-        if self.worker.is_threaded:
-            take(self._waker.event.is_set)
-
     def _dial_first(self) -> None:
-        self._take_turn()
+        self._work.take_turn()
         try:
             self._dial()
         except DialInterrupted:
@@ -343,6 +290,10 @@ class Driver(StateEffects):
     def _absorb(self) -> bool:
         return self._requests.absorb()
 
+    def _note_greeted(self, link: Link) -> None:
+        """Called by the thread that was in the callback."""
+        self._work.post_from_lane(Greeted(link))
+
     def _greet(self) -> None:
         """The application goes first, then the queue; once on each link.
 
@@ -366,7 +317,7 @@ class Driver(StateEffects):
         link.open_queue()
         self._requests.connected()
 
-    def _tell_of_loss(self) -> None:
+    def tell_of_loss(self) -> None:
         """The application hears what became of its messages before it hears anything else.
 
         Also if there never will be another link, on which it could hear of it.
@@ -381,7 +332,7 @@ class Driver(StateEffects):
         self._on_session_lost(error)
 
     def _greet_and_read(self) -> None:
-        self._activity = self._read
+        self.activity = self._read
         self._greet()
 
     def _read(self) -> None:
@@ -391,7 +342,7 @@ class Driver(StateEffects):
             self._lose(end)
 
     def _lose(self, end: LinkEnd) -> None:
-        self._take_turn()
+        self._work.take_turn()
         error = self.last_error = end.error
         self._reconnecting.note_failure(error)
         if error is not None:
@@ -403,7 +354,7 @@ class Driver(StateEffects):
         self.tracker.fire(_T.RECOVER, quiet=True)
 
     def _recover(self) -> None:
-        self._take_turn()
+        self._work.take_turn()
         self._reconnecting.run(self.last_error)
 
     def _close(self) -> None:
@@ -425,7 +376,8 @@ class Driver(StateEffects):
         if self.is_closing:
             self._waker.wake()
 
-    def _fail(self, error: TunnelError) -> None:
+    def fail(self, error: TunnelError) -> None:
+        """A bug, or a callback that ends its thread, has come in between."""
         self.last_error = error  # the tracker keeps a copy, which does not know its cause
         if self.tracker.state is _S.CLOSING:
             self.tracker.fire(_T.LOST, error=error)
@@ -437,7 +389,7 @@ class Driver(StateEffects):
     def on_enter_connecting(self, **data: Any) -> None:
         """The first dial."""
         self._follow_network()
-        self._activity = self._dial_first
+        self.activity = self._dial_first
 
     def on_enter_connected(self, **data: Any) -> None:
         """A link: its socket, its heartbeat, its writer."""
@@ -460,13 +412,13 @@ class Driver(StateEffects):
         self._dialled = None
         self._metrics.record_connected()
         self.last_error = None
-        self._activity = self._greet_and_read
+        self.activity = self._greet_and_read
 
     def on_enter_reconnecting(self, **data: Any) -> None:
         """The backoff: waits and dials."""
         self._reconnecting.begin(self.config)
         self._follow_network()
-        self._activity = self._recover
+        self.activity = self._recover
 
     def on_enter_closing(self, **data: Any) -> None:
         """The link a while longer, to drain it and to close it properly."""
@@ -474,7 +426,7 @@ class Driver(StateEffects):
         self.is_closing = True
         self._closing.begin()
         self.link.writer.on_drained = self._waker.wake
-        self._activity = self._close
+        self.activity = self._close
 
     def on_enter_disconnected(self, **data: Any) -> None:
         """Nothing."""
@@ -494,7 +446,7 @@ class Driver(StateEffects):
         self._let_go()
 
     def _let_go(self) -> None:
-        self._activity = None
+        self.activity = None
         self._network.lost()
         link, self.link = self.link, None
         self._greeter.forget()

@@ -1146,12 +1146,12 @@ def test_an_end_in_which_something_else_fails(monkeypatch: pytest.MonkeyPatch) -
 def test_a_bug_that_found_nothing_to_end() -> None:
     """If the connection is over already, the state stays what it is."""
     world = World()
-    world.driver._activity = lambda: 1 // 0  # type: ignore[assignment]
+    world.driver.activity = lambda: 1 // 0  # type: ignore[assignment]
     world.driver.worker.start()
     with pytest.raises(ZeroDivisionError):
         world.driver.worker.step()
     assert world.state is S.DISCONNECTED
-    world.driver._activity = None
+    world.driver.activity = None
     world.run()
 
 

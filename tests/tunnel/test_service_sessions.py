@@ -12,7 +12,6 @@ import pytest
 
 from tests.ctrl_c import interrupted_at
 from tunnel.config import TunnelConfig
-from tunnel.driver import Driver
 from tunnel.errors import (
     InvalidStateError,
     MessageTooBigError,
@@ -34,6 +33,7 @@ from tunnel.session import Session
 from tunnel.session_frames import FrameKind, Limits
 from tunnel.session_lifecycle import SessionState
 from tunnel.testing import FakeClock, ScriptedGateway, ScriptedTransport, drive
+from tunnel.thread_work import ThreadWork
 
 S = TunnelConnectionState
 URL = "ws://example.com/"
@@ -428,14 +428,14 @@ def test_a_closed_window_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5):
         world.service.send(f"{number}")
     steps = 0
-    act = Driver.act
+    act = ThreadWork.act
 
-    def count(driver: Driver) -> bool:
+    def count(work: ThreadWork) -> bool:
         nonlocal steps
         steps += 1
-        return act(driver)
+        return act(work)
 
-    monkeypatch.setattr(Driver, "act", count)
+    monkeypatch.setattr(ThreadWork, "act", count)
     for _ in range(10):
         world.run(10.0)
     assert steps < 100
