@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from tunnel.arguments import (
+    check_callbacks,
+    check_messages,
     checked_config,
     checked_context,
     checked_limit,
@@ -29,6 +31,20 @@ def test_settings() -> None:
     assert checked_config(None) == TunnelConfig()
     with pytest.raises(TypeError, match="must be a TunnelConfig, not dict"):
         checked_config({"jitter": 0})  # type: ignore[arg-type]
+
+
+def test_callbacks() -> None:
+    """Each can be called, or is left out; the one that is wrong is named."""
+    check_callbacks(on_message=print, on_connected=None)
+    with pytest.raises(TypeError, match="on_connected must be callable, not 3"):
+        check_callbacks(on_message=print, on_connected=3)
+
+
+def test_messages() -> None:
+    """What is to be sent is text or bytes."""
+    check_messages("box", ("a", b"b"))
+    with pytest.raises(TypeError, match="the box holds a int; messages are str or bytes"):
+        check_messages("box", ("a", 3))
 
 
 def test_a_token_is_kept_secret() -> None:

@@ -48,7 +48,7 @@ def test_silence_is_suspected_and_judged() -> None:
     error = bench.judge()
     assert error is not None
     assert "45.0 s" in str(error)
-    assert bench.metrics.health().packet_loss > 0
+    assert bench.metrics.health().packet_loss == 1.0
 
 
 def test_unread_bytes_prove_a_suspicion_wrong() -> None:
