@@ -7,8 +7,9 @@ be gone, for one that is frozen in the midst of a line on standard error aborts 
 
 So at the end all tunnels are disconnected, together and in `PATIENCE` seconds: what is queued goes
 out as far as that is possible. What does not is on disk, if the queue is durable, and is lost with
-the process otherwise. The application's own `atexit` handlers run before that and find their
-tunnels as they were, if they were registered after the import of this package.
+the process otherwise; how much that is, is logged. The application's own `atexit` handlers run
+before that and find their tunnels as they were, if they were registered after the import of this
+package.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from __future__ import annotations
 import atexit
 import weakref
 from typing import Protocol
+
+from loguru import logger
 
 from tunnel.clock import SYSTEM_CLOCK
 from tunnel.errors import TunnelError
@@ -39,6 +42,10 @@ class Leaver(Protocol):
         """Ask for the end. Must not wait."""
         ...
 
+    def count_unsent(self) -> int:
+        """How many messages have not gone out, or were not acknowledged."""
+        ...
+
 
 _leavers: weakref.WeakSet[Leaver] = weakref.WeakSet()
 
@@ -51,7 +58,7 @@ def disconnect_at_exit(leaver: Leaver) -> None:
 def disconnect_all() -> None:
     """Disconnect everything that is connected, or working on it. Does not raise."""
     deadline = SYSTEM_CLOCK.monotonic() + PATIENCE
-    workers = []
+    leaving = []
     for leaver in list(_leavers):
         if is_inherited(leaver) or not leaver.worker.is_threaded or not leaver.worker.is_running:
             continue
@@ -59,9 +66,12 @@ def disconnect_all() -> None:
             leaver.post_close(Close(True, deadline))
         except TunnelError:  # it has just ended by itself, and no thread can be started any more
             continue
-        workers.append(leaver.worker)
-    for worker in workers:
-        worker.join(max(0.0, deadline - SYSTEM_CLOCK.monotonic()))
+        leaving.append(leaver)
+    for leaver in leaving:
+        leaver.worker.join(max(0.0, deadline - SYSTEM_CLOCK.monotonic()))
+        unsent = leaver.count_unsent()
+        if unsent:
+            logger.warning("the program ends, and {} messages of {!r} are not out", unsent, leaver)
 
 
 atexit.register(disconnect_all)

@@ -205,8 +205,12 @@ class TunnelService:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not is_inherited(self):  # a forked child has nothing to end
-            self.disconnect()
+        if is_inherited(self):  # a forked child has nothing to end
+            return
+        self.disconnect()
+        unsent = self.count_unsent()
+        if unsent:  # nobody sees the report
+            logger.warning("the block ends, and {} messages of {!r} are not out", unsent, self)
 
     # The connection
 
@@ -301,9 +305,10 @@ class TunnelService:
     def disconnect(self, graceful: bool = True, timeout: float = 10.0) -> DrainReport:
         """End the connection with close code 1000 (requirements 8.1 and 8.3).
 
-        While not connected it waits for nothing but callbacks. Messages that are not out by then
-        stay in the queue; requests that are not answered by then fail. A session whose messages
-        were all acknowledged ends; another one is kept for a later `connect`.
+        While not connected it waits for nothing but callbacks: call `flush` before, to wait for the
+        link. Messages that are not out by then stay in the queue; requests that are not answered by
+        then fail. A session whose messages were all acknowledged ends; another one is kept for a
+        later `connect`.
 
         Args:
             graceful: Write what is queued first, with a resuming peer until it is acknowledged, and
@@ -322,8 +327,7 @@ class TunnelService:
         if channel.session is None or not worker.is_own_thread:
             self._requests.fail_all(InvalidStateError("the tunnel was disconnected"))
         self._queue.deliver_signals()
-        unsent = (item for item in self._queue.snapshot() if not isinstance(item, Parcel))
-        return DrainReport(tuple(unsent), channel.unacknowledged_messages())
+        return self._left()
 
     def handle_network_change(self, is_connected: bool, network_type: str | None = None) -> None:
         """Tell the tunnel that the machine's network went away or came back (requirement 1.8).
@@ -366,8 +370,10 @@ class TunnelService:
         """Send a message, or queue it while there is no link or others are before it.
 
         When the call returns the message is accepted: it goes out in the order of the calls within
-        its priority, now or after a reconnection. What the kernel had taken when a link was lost is
-        lost with it, if the peer cannot resume (see "Delivery promises" in the documentation).
+        its priority, now or after a reconnection. Before the first `connect`, after `disconnect`
+        and when the connection was given up (`error`), that is after another `connect`. What the
+        kernel had taken when a link was lost is lost with it, if the peer cannot resume (see
+        "Delivery promises" in the documentation).
 
         Args:
             data: `str` goes as a text message, anything bytes-like as a binary one.
@@ -661,12 +667,22 @@ class TunnelService:
         """Ask for the end, and do not wait for it; for `tunnel.exits`."""
         self._driver.post(request)
 
+    def count_unsent(self) -> int:
+        """How many messages have not gone out, or were not acknowledged; for `tunnel.exits`."""
+        left = self._left()
+        return len(left.unsent) + len(left.unacknowledged)
+
     def leave_to_parent(self) -> None:
         """This is a forked child now, and the connection is the parent's; for `tunnel.forks`."""
         for part in (self._driver.worker, self._driver, self._parts, self):
             disown(part)
 
     # Inside
+
+    def _left(self) -> DrainReport:
+        """What has not gone out at this moment."""
+        unsent = (item for item in self._queue.snapshot() if not isinstance(item, Parcel))
+        return DrainReport(tuple(unsent), self._driver.channel.unacknowledged_messages())
 
     def _driven(self, inbox: Inbox) -> Iterator[Message]:
         """What is received, by doing the work of the tunnel between any two messages."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from loguru import logger
 
 from tunnel import exits
 from tunnel.clock import SYSTEM_CLOCK
@@ -22,6 +23,13 @@ class Leaver:
     def __init__(self, worker: Worker, error: Exception | None = None) -> None:
         self.worker, self.error = worker, error
         self.closed: list[Close] = []
+        self.unsent = 0
+
+    def __repr__(self) -> str:
+        return "<a tunnel>"
+
+    def count_unsent(self) -> int:
+        return self.unsent
 
     def post_close(self, request: Close) -> None:
         self.closed.append(request)
@@ -46,6 +54,21 @@ def test_all_that_run_are_asked_first_and_waited_for_then() -> None:
         assert request.graceful
         assert now < request.deadline <= now + exits.PATIENCE
         assert 0 < leaver.worker.joined[0] <= exits.PATIENCE
+
+
+def test_what_does_not_go_out_is_told() -> None:
+    """Nobody else could say so: the program has no more say."""
+    told: list[str] = []
+    sink = logger.add(lambda message: told.append(message.record["message"]), level="WARNING")
+    logger.enable("tunnel")
+    done, left = Leaver(Worker()), Leaver(Worker())
+    left.unsent = 3
+    for leaver in (done, left):
+        exits.disconnect_at_exit(leaver)
+    exits.disconnect_all()
+    logger.disable("tunnel")
+    logger.remove(sink)
+    assert told == ["the program ends, and 3 messages of <a tunnel> are not out"]
 
 
 def test_what_rests_or_is_anothers_is_left_alone() -> None:

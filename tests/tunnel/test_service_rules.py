@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from loguru import logger
 
 from tunnel import (
     ConnectionEventType,
@@ -539,3 +540,27 @@ def test_the_first_attempt_is_as_patient_as_the_server_asks() -> None:
     world.at(1.0, world.network.accept)
     world.service.connect(URL)
     assert world.now == pytest.approx(7.0)
+
+
+# The end of a block
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+@pytest.mark.requirement("8.1")
+def test_a_block_tells_what_it_leaves(is_up: bool) -> None:
+    """Its end does not wait for a link, and nobody sees the report: a line of the log says it."""
+    told: list[str] = []
+    sink = logger.add(lambda message: told.append(message.record["message"]), level="WARNING")
+    world = World()
+    with world.service as service:
+        if not is_up:
+            world.network.refuse()
+            world.network.cut()
+            world.until(S.RECONNECTING)
+        service.send("one")
+        service.send("two")
+        logger.enable("tunnel")
+    logger.disable("tunnel")
+    logger.remove(sink)
+    left = f"the block ends, and 2 messages of {world.service!r} are not out"
+    assert told == ([] if is_up else [left])
