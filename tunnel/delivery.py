@@ -150,8 +150,9 @@ class Inbox:
         self._is_open = True
         self._asked = False  # somebody iterates, or has done so
         self._warned = False
-        # The reading thread's books: how many messages of what size were put in, by batch.
-        self._batches: deque[tuple[int, int]] = deque()
+        # The reading thread's books: how many messages of what size were put in, by batch. A list,
+        # since it is short, and an empty deque takes 0.7 KiB.
+        self._batches: list[tuple[int, int]] = []
         self._batched = 0
         self._held = 0
         self._paused = False
@@ -291,7 +292,7 @@ class Inbox:
         """Strike the batches off that have been consumed whole."""
         consumed = self._batched - len(self._messages)
         while self._batches and self._batches[0][0] <= consumed:
-            count, size = self._batches.popleft()
+            count, size = self._batches.pop(0)
             consumed -= count
             self._batched -= count
             self._held -= size

@@ -395,7 +395,7 @@ class Driver(StateEffects):
         """A link: its socket, its heartbeat, its writer."""
         assert self._dialled is not None
         transport, handshake = self._dialled
-        self.link = Link(
+        link = Link(
             transport,
             queue=self._queue,
             delivery=self._delivery,
@@ -406,8 +406,9 @@ class Driver(StateEffects):
             on_activity=self.tracker.touch,
             channel=self.channel if handshake is not None else None,
             handshake=handshake,
-            log_context=self._log_context,
         )
+        link.watch(self.config, self._log_context)
+        self.link = link
         self._network.connected(transport)
         self._dialled = None
         self._metrics.record_connected()

@@ -29,6 +29,7 @@ import hashlib
 import io
 import re
 import ssl
+import sys
 from collections.abc import Sequence
 
 from tunnel.dial import Dial
@@ -202,4 +203,5 @@ def _joined(fields: list[tuple[str, str]]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for name, value in fields:
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
+    # Nearly the same for all connections to a server: kept once, and not for each.
+    return {sys.intern(name): sys.intern(value) for name, value in headers.items()}

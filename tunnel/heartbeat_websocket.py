@@ -263,7 +263,7 @@ class _Watch:
             self._give_up()
 
     def _use_transport(self) -> None:
-        self.link = Link(
+        link = Link(
             self._transport,
             queue=self._queue,
             delivery=self._inbox,
@@ -272,9 +272,10 @@ class _Watch:
             clock=self._clock,
             waker=self._transport.waker,
             on_activity=lambda: None,
-            log_context=self._log_context,
         )
-        self.link.open_queue()
+        link.watch(self.config, self._log_context)
+        self.link = link
+        link.open_queue()
         self._log("connected")
         self.worker.start()
 

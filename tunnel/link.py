@@ -38,7 +38,7 @@ from tunnel.session_handshake import SessionHandshake
 from tunnel.transport import Transport
 from tunnel.turnstile import give
 from tunnel.waker import Waker
-from tunnel.websocket_heartbeat import TEXT_PING, TEXT_PONG
+from tunnel.websocket_heartbeat import TEXT_PING, TEXT_PONG, WebSocketHeartbeat
 from tunnel.writer import Writer
 
 # Also inside a large frame: what a larger read saves in calls costs more in memory that the system
@@ -63,11 +63,10 @@ class Link:
         on_activity: Called for each chunk that was read.
         channel: Numbers and keeps messages, with a peer that can resume; None: a plain peer.
         handshake: Has opened the session; None with a plain peer.
-        log_context: What the heartbeat's log lines carry; None: nothing.
 
     Attributes:
         writer: Writes on this connection.
-        heartbeat: Watches it; None if heartbeats are off.
+        heartbeat: Watches it; None before `watch`, and if heartbeats are off.
     """
 
     __slots__ = (
@@ -109,7 +108,6 @@ class Link:
         on_activity: Callable[[], None],
         channel: SessionChannel | None = None,
         handshake: SessionHandshake | None = None,
-        log_context: LogContext | None = None,
     ) -> None:
         self._transport = transport
         self._delivery = delivery
@@ -140,7 +138,19 @@ class Link:
         self._end_in_sight = False  # the stream's end is there, behind bytes that are unread
         self._suspected = False  # by the watch: nothing was heard for too long
         self._undelivered = 0  # bytes read of messages since some were last delivered
-        self._liveness = Liveness(self, config, clock, metrics, self._suspect, log_context)
+        self._liveness = Liveness(self, config.ping_mode, clock, metrics, self._suspect)
+        self.heartbeat: WebSocketHeartbeat | None = None
+
+    def watch(self, config: TunnelConfig, log_context: LogContext | None) -> None:
+        """Begin to ping the peer, and to judge its silence. Once.
+
+        Not part of being made: the stack of a thread is as large as the deepest calls have made it.
+
+        Args:
+            config: How often to ping, and how long a silence may be.
+            log_context: What the heartbeat's log lines carry; None: nothing.
+        """
+        self._liveness.start(config, log_context)
         self.heartbeat = self._liveness.heartbeat  # here, too: it hears of each chunk
 
     def _make_writer(self, queue: RequestQueue) -> Writer:

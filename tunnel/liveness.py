@@ -19,7 +19,7 @@ from tunnel.interruptible import Event
 from tunnel.log_context import LogContext
 from tunnel.metrics_collector import MetricsCollector
 from tunnel.timers import TimerHandle, timers_of
-from tunnel.websocket_heartbeat import TEXT_PING, Pingable, WebSocketHeartbeat
+from tunnel.websocket_heartbeat import TEXT_PING, Pingable, PingMode, WebSocketHeartbeat
 
 _CHALLENGE = 2.0  # seconds for a sign of life after the network has changed (requirement 1.8)
 
@@ -52,14 +52,13 @@ class Liveness:
 
     Args:
         connection: Sends the pings.
-        config: How often to ping, in which way, and how long a silence may be.
+        ping_mode: How a peer's sign of life is asked for.
         clock: The source of time.
         metrics: Counts round trips, and pings that were lost.
         on_suspicion: Called on the timers' thread when `judge` should be asked.
-        log_context: What the heartbeat's log lines carry; None: nothing.
 
     Attributes:
-        heartbeat: Runs from the beginning; None if heartbeats are off.
+        heartbeat: What `start` has started; None before, and if heartbeats are off.
     """
 
     __slots__ = (
@@ -78,14 +77,13 @@ class Liveness:
     def __init__(
         self,
         connection: Pingable,
-        config: TunnelConfig,
+        ping_mode: PingMode,
         clock: Clock,
         metrics: MetricsCollector,
         on_suspicion: Callable[[], None],
-        log_context: LogContext | None = None,
     ) -> None:
         self._connection = connection
-        self._text_mode = config.ping_mode == "text"
+        self._text_mode = ping_mode == "text"
         self._clock = clock
         self._metrics = metrics
         self._on_suspicion = on_suspicion
@@ -94,17 +92,26 @@ class Liveness:
         self._probes: dict[bytes, Probe] = {}
         self._is_over = False  # set before the probes are looked through
         self.heartbeat: WebSocketHeartbeat | None = None
-        if config.ping_interval is not None:
-            self.heartbeat = WebSocketHeartbeat(
-                connection,
-                ping_interval=config.ping_interval,
-                pong_timeout=config.pong_timeout,
-                mode=config.ping_mode,
-                on_connection_lost=on_suspicion,
-                clock=clock,
-                log_context=log_context,
-            )
-            self.heartbeat.start()
+
+    def start(self, config: TunnelConfig, log_context: LogContext | None) -> None:
+        """Begin to ping, if heartbeats are on. Once.
+
+        Args:
+            config: How often to ping, and how long a silence may be.
+            log_context: What the heartbeat's log lines carry; None: nothing.
+        """
+        if config.ping_interval is None:
+            return
+        self.heartbeat = WebSocketHeartbeat(
+            self._connection,
+            ping_interval=config.ping_interval,
+            pong_timeout=config.pong_timeout,
+            mode=config.ping_mode,
+            on_connection_lost=self._on_suspicion,
+            clock=self._clock,
+            log_context=log_context,
+        )
+        self.heartbeat.start()
 
     def stop(self) -> None:
         """The link is over: watch no more. `abandon_probes` is to follow."""

@@ -121,6 +121,7 @@ class WebSocketTransport(websocket.WebSocket):
 
     def __init__(self, waker: Waker) -> None:
         super().__init__(enable_multithread=False)  # its locks guard calls that are not made here
+        del self.frame_buffer, self.cont_frame  # frames are read by `tunnel.frames`
         self.waker = waker
         self._stream: Stream | None = None
         self._rest = b""

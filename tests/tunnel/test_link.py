@@ -136,6 +136,7 @@ class Bench:
             waker=self.wire.waker,
             on_activity=self._note,
         )
+        self.link.watch(config.replace(**changes), None)
         self.link.open_queue()
 
     def _note(self) -> None:
@@ -923,6 +924,7 @@ def test_the_queue_waits_for_the_greeting() -> None:
         waker=wire.waker,
         on_activity=lambda: None,
     )
+    link.watch(CONFIG, None)
     link.send("log in")
     assert wire.written == ["log in"]
     link.open_queue()
@@ -1005,7 +1007,7 @@ class SessionBench(Bench):
         self.wire.put(SERVER.message(encode(answer)) + b"".join(map(SERVER.message, backlog)))
         self.session.answered(handshake.ask(greeting))
         self.wire.written.clear()
-        return Link(
+        link = Link(
             self.wire,
             queue=self.queue,
             delivery=self.delivery,
@@ -1017,6 +1019,8 @@ class SessionBench(Bench):
             channel=self.channel,
             handshake=handshake,
         )
+        link.watch(self.config, None)
+        return link
 
     def arrive(self, *messages: Message) -> LinkEnd | None:
         """The peer sends."""

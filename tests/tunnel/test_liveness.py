@@ -23,9 +23,11 @@ class Bench:
         self.texts: list[str] = []
         self.suspicions = 0
         settings = {"ping_interval": 30.0, "pong_timeout": 45.0, **settings}
+        config = TunnelConfig(**settings)
         self.liveness = Liveness(
-            self, TunnelConfig(**settings), self.clock, self.metrics, self._note_suspicion
+            self, config.ping_mode, self.clock, self.metrics, self._note_suspicion
         )
+        self.liveness.start(config, None)
 
     def ping(self, payload: bytes) -> None:
         self.pings.append(payload)
