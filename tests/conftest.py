@@ -30,7 +30,19 @@ settings.load_profile("project")
 GRACE = 5.0
 """Seconds that threads and descriptors get, real time, to go away by themselves after a test."""
 
+TRACED = ("test_demo", "test_fault_proxy", "test_fork", "test_gateway", "test_sessions")
+"""The files of `tests/integration` that reach lines which no other test does."""
+
 _real_monotonic = time.monotonic  # taken now: a test may end with time still frozen
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Measure coverage where it tells something: being traced, a test takes twice its time."""
+    for item in items:
+        folder, name = item.path.parts[-2:]
+        is_traced = folder != "integration" or name.startswith(TRACED)
+        if folder == "benchmarks" or not is_traced:
+            item.add_marker("no_cover")
 
 
 @pytest.fixture(autouse=True)
