@@ -487,7 +487,8 @@ class TunnelService:
                 (requirements 5.7 and 5.8).
             SessionLostError: The session was lost before the answer.
             QueueFullError: There was no room in time; the request was not sent.
-            NotConnectedError: There has been no connection yet.
+            NotConnectedError: There has been no connection yet; or there is none, and nobody tries
+                to make one: after `disconnect`, or when the connection was given up.
             InvalidStateError: The peer is a plain WebSocket server; or the tunnel is closing.
             WouldDeadlockError: On the tunnel's thread; `submit` does not wait.
             ConfigurationError, PayloadTypeError, MessageTooBigError: An argument is wrong.
@@ -537,6 +538,10 @@ class TunnelService:
             raise NotConnectedError("there has been no connection yet that could answer requests")
         if driver.is_closing:
             raise InvalidStateError("the tunnel is closing and takes no more requests")
+        if not driver.worker.is_running:
+            raise NotConnectedError(
+                "the tunnel is not connected, and nobody tries to: call connect"
+            )
         return self._requests.submit(
             payload, method=method, path=path, headers=headers, priority=priority, timeout=timeout
         )

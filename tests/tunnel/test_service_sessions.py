@@ -13,6 +13,7 @@ import pytest
 from tests.ctrl_c import interrupted_at
 from tunnel.config import TunnelConfig
 from tunnel.errors import (
+    InvalidCredentialsError,
     InvalidStateError,
     MessageTooBigError,
     NotConnectedError,
@@ -980,6 +981,21 @@ def test_a_request_needs_a_peer_that_answers() -> None:
     """Before the first link there is nobody to ask."""
     with pytest.raises(NotConnectedError):
         World().service.request("?")
+
+
+@pytest.mark.parametrize("why", ["disconnected", "given up"])
+def test_requests_want_somebody_who_tries_to_connect(world: World, why: str) -> None:
+    """Whoever asks while nobody does is told at once, and does not wait for the time-out."""
+    if why == "disconnected":
+        world.service.disconnect()
+    else:
+        world.network.refuse(InvalidCredentialsError("no"))
+        world.network.cut()
+        world.until(lambda: not world.service.worker.is_running)
+    before = world.clock.monotonic()
+    with pytest.raises(NotConnectedError, match="nobody tries to: call connect"):
+        world.service.request("?")
+    assert world.clock.monotonic() == before
 
 
 def test_requests_end_with_their_session(world: World) -> None:
