@@ -34,5 +34,9 @@ def add_failures(root: Element, axis: Axis, history: History, below: float) -> N
         is_its = at < len(errors) and errors[at][0] < step.time + _SAME_TIME
         why = errors[at][1] if is_its else ""
         title = f"{step.trigger} while {step.source}" + (f": {why}" if why else "")
-        d = f"M{number(x)} {number(TOP - 3)}l-4 -8h8z"
-        add(root, "path", title, d=d, fill=FAILURE)
+        add_triangle(root, x, TOP - 3, title)
+
+
+def add_triangle(root: Element, x: float, y: float, title: str = "") -> None:
+    """Add the mark of a failure, with its tip there."""
+    add(root, "path", title, d=f"M{number(x)} {number(y)}l-4 -8h8z", fill=FAILURE)

@@ -17,32 +17,45 @@ _LEAST = 1.5  # pixels that the shortest stay gets: it shall be seen
 
 @dataclass(frozen=True)
 class Stay:
-    """One stay in a state, in seconds since the Unix epoch."""
+    """One stay in a state.
+
+    Attributes:
+        state: The state.
+        begin: When it was entered, in seconds since the Unix epoch; at the earliest, the beginning
+            of what is known.
+        end: When it was left, or the end of what is known.
+        left_by: The trigger by which it was left; None: it was not.
+    """
 
     state: str
     begin: float
     end: float
+    left_by: str | None = None
 
 
 def stays_of(history: History, axis: Axis) -> list[Stay]:
     """The stays that a history tells of, oldest first."""
     if not history.steps:
         return [Stay(history.tracker.state.value, axis.begin, axis.end)]
-    first = history.steps[0]
-    spans = [Stay(first.source, axis.begin, first.time)] if first.time > axis.begin else []
-    spans += [Stay(step.dest, step.time, after.time) for step, after in pairwise(history.steps)]
-    return [*spans, Stay(history.steps[-1].dest, history.steps[-1].time, axis.end)]
+    first, last = history.steps[0], history.steps[-1]
+    stays = [
+        Stay(step.dest, step.time, after.time, after.trigger)
+        for step, after in pairwise(history.steps)
+    ]
+    if first.time > axis.begin:
+        stays.insert(0, Stay(first.source, axis.begin, first.time, first.trigger))
+    return [*stays, Stay(last.dest, last.time, axis.end)]
 
 
-def add_row(root: Element, axis: Axis, state: str, spans: Sequence[Stay], y: float) -> None:
+def add_row(root: Element, axis: Axis, state: str, stays: Sequence[Stay], y: float) -> None:
     """Add the row of a state."""
     name_row(root, state, y + ROW / 2 + 4)
     fill, border = FILLS[state]
-    for span in spans:
-        x = axis.x(span.begin)
-        width = max(_LEAST, axis.x(span.end) - x)
-        lasted = duration(span.end - span.begin)
-        title = f"{state} for {lasted}, {span.begin - axis.begin:.2f} s after the beginning"
+    for stay in stays:
+        x = axis.x(stay.begin)
+        width = max(_LEAST, axis.x(stay.end) - x)
+        lasted = duration(stay.end - stay.begin)
+        title = f"{state} for {lasted}, {stay.begin - axis.begin:.2f} s after the beginning"
         shape = {"fill": fill if width > 4 else border, "stroke": border}
         if width <= 4:
             shape["stroke"] = "none"

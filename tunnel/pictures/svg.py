@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
@@ -18,6 +19,8 @@ FILLS = {  # of states; as the groups of the lifecycle in its diagram
     "error": ("#fbdfdc", "#a8322a"),
 }
 """Fill and border of each state."""
+
+_NARROW, _WIDE = frozenset(" !',./:;I[]fijlrt|()-"), frozenset("%@MWmw…")  # letters
 
 ElementTree.register_namespace("", NAMESPACE)
 ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
@@ -70,6 +73,20 @@ def write(
     element = add(parent, "text", "", x=x, y=y, **style)
     element.text = printable(text)
     return element
+
+
+def text_width(text: str, size: float) -> float:
+    """About how many pixels a text is wide; rather more than less, as fonts differ."""
+    return size * sum(_letter_width(char) for char in text)
+
+
+def _letter_width(char: str) -> float:
+    """In ems, about as in Helvetica."""
+    if unicodedata.east_asian_width(char) in "WF":
+        return 1.0
+    if char in _NARROW:
+        return 0.33
+    return 0.86 if char in _WIDE else 0.68 if char.isupper() else 0.56
 
 
 def printable(text: str) -> str:

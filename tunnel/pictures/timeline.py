@@ -6,12 +6,13 @@ from xml.etree.ElementTree import Element
 
 from tunnel.history import History
 from tunnel.lifecycle import LIFECYCLE
-from tunnel.pictures.attempts import ATTEMPT, add_attempts
-from tunnel.pictures.axis import FAILURE, LEFT, RIGHT, ROW, TOP, WIDTH, Axis, add_grid, axis_of
+from tunnel.pictures.attempts import add_attempts, attempts_of
+from tunnel.pictures.axis import ROW, TOP, WIDTH, Axis, add_grid, axis_of
 from tunnel.pictures.curves import HEIGHT, add_curve, curves_of
 from tunnel.pictures.failures import add_failures
+from tunnel.pictures.legend import add_legend, legend_height
 from tunnel.pictures.stays import add_row, stays_of
-from tunnel.pictures.svg import FAINT, add, canvas, number, to_text, write
+from tunnel.pictures.svg import FAINT, canvas, to_text, write
 from tunnel.pictures.words import duration, moment, whose
 
 _GAP = 26.0  # between panels
@@ -28,25 +29,28 @@ def draw_timeline(history: History, *, now: float | None = None) -> str:
         SVG, as a file's text.
     """
     axis = axis_of(history, now)
-    spans = stays_of(history, axis)
-    states = [s for s in LIFECYCLE.states if any(span.state == s for span in spans)]
+    stays = stays_of(history, axis)
+    attempts = attempts_of(history, stays)
+    states = [s for s in LIFECYCLE.states if any(stay.state == s for stay in stays)]
     curves = curves_of(history)
     below = TOP + ROW * (len(states) + 1) + (_GAP + HEIGHT) * len(curves)
-    root = canvas(WIDTH, below + 74)
+    notes = [] if curves else ["queue and round trips were not recorded: see tunnel.recording"]
+    root = canvas(WIDTH, below + 56 + legend_height(notes))
     _add_head(root, history, axis)
     add_grid(root, axis, below)
     y = TOP
     for state in states:
-        add_row(root, axis, state, [s for s in spans if s.state == state], y)
+        add_row(root, axis, state, [s for s in stays if s.state == state], y)
         y += ROW
-    add_attempts(root, axis, history, y)
+    add_attempts(root, axis, attempts, y)
     y += ROW
     for curve in curves:
         y += _GAP
         add_curve(root, axis, curve, y)
         y += HEIGHT
     add_failures(root, axis, history, below)
-    _add_legend(root, below + 44, has_curves=bool(curves))
+    has_unmade = not all(attempt.is_made for attempt in attempts)
+    add_legend(root, below + 44, has_unmade=has_unmade, notes=notes)
     return to_text(root)
 
 
@@ -62,15 +66,3 @@ def _add_head(root: Element, history: History, axis: Axis) -> None:
         "1 loss" if losses == 1 else f"{losses} losses",
     ]
     write(root, 16, 46, " · ".join(facts), size=12, fill=FAINT)
-
-
-def _add_legend(root: Element, y: float, *, has_curves: bool) -> None:
-    add(root, "path", d=f"M{number(LEFT + 4)} {number(y)}l-4 -8h8z", fill=FAILURE)
-    write(root, LEFT + 14, y, "something went wrong", fill=FAINT)
-    add(root, "line", x1=270, x2=292, y1=y - 4, y2=y - 4, stroke=ATTEMPT, stroke_width=1.5)
-    add(root, "circle", cx=292, cy=y - 4, r=3.5, fill=ATTEMPT)
-    write(root, 302, y, "wait, then attempt (its number)", fill=FAINT)
-    if not has_curves:
-        text = "queue and round trips were not recorded: see tunnel.recording"
-        write(root, 500, y, text, fill=FAINT)
-    write(root, WIDTH - RIGHT, y, "time since the beginning", fill=FAINT, text_anchor="end")
