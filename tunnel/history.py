@@ -84,6 +84,13 @@ class History:
     steps: tuple[Step, ...] = ()
     samples: tuple[Sample, ...] = ()
 
+    @property
+    def period(self) -> tuple[float, float] | None:
+        """When the first and the last of it was, in seconds since the Unix epoch; None: nothing."""
+        times = [step.time for step in self.steps] + [sample.time for sample in self.samples]
+        times += [event.timestamp.timestamp() for event in self.tracker.events]
+        return (min(times), max(times)) if times else None
+
     def to_json(self) -> str:
         """Return it as JSON, plain ASCII on one line."""
         data = json.loads(self.tracker.to_json())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -49,6 +50,30 @@ def test_a_saved_run_is_drawn(
     assert cli.main([*command, "-", option]) == 0
     assert capfdbinary.readouterr().out == b""
     assert Path(output).read_bytes() == drawn
+
+
+def test_the_end_of_a_run_is_drawn(saved: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """As many seconds as are asked for, or all of a shorter run, or of one that has no times."""
+    data = json.loads(saved.read_text())
+    data["samples"] = [[1000.0, 0, None], [1030.0, 5, None]]
+    data["steps"] = data["events"] = []
+    saved.write_text(json.dumps(data))
+    for seconds, words in (("10", b"10.0 s of 30.0 s"), ("60", b"30.0 s long")):
+        assert cli.main(["timeline", str(saved), "--last", seconds]) == 0
+        assert words in capfdbinary.readouterr().out
+    saved.write_text(json.dumps(data | {"samples": []}))
+    assert cli.main(["timeline", str(saved), "--last", "10"]) == 0
+    assert b"<svg" in capfdbinary.readouterr().out
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
+def test_the_end_of_a_run_has_a_length(
+    seconds: str, saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is none is refused with a sentence."""
+    with pytest.raises(SystemExit):
+        cli.main(["timeline", str(saved), f"--last={seconds}"])
+    assert "is no number of seconds above 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["timeline"], ["diagram", "--history"]])

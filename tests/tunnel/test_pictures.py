@@ -14,7 +14,7 @@ from tunnel.history import History, Sample, Step
 from tunnel.lifecycle import LIFECYCLE, TunnelConnectionState
 from tunnel.pictures import Picture, as_page, draw_diagram, draw_timeline
 from tunnel.pictures.svg import FILLS
-from tunnel.pictures.words import duration, round_trip
+from tunnel.pictures.words import duration, percent, round_trip
 from tunnel.tracker_snapshot import TrackerSnapshot, TunnelConnection
 
 ROOT = Path(__file__).parents[2]
@@ -241,6 +241,15 @@ def test_durations_in_words(seconds: float, text: str) -> None:
 def test_round_trips_in_words(seconds: float, text: str) -> None:
     """Milliseconds, until they are seconds."""
     assert round_trip(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.0, "0.0 %"), (0.9986, "99.9 %"), (0.9999, "more than 99.9 %"), (1, "100.0 %")],
+)
+def test_shares_in_words(share: float, text: str) -> None:
+    """Not all of it is not called all of it."""
+    assert percent(share) == text
 
 
 def test_what_xml_cannot_hold_is_left_out() -> None:

@@ -121,3 +121,103 @@ class TestAttempts:
         """An application may record what it likes."""
         history = history_of([(0.0, "connect"), (1.0, "opened")], [announced(5.0, 1, 1.0)])
         assert marks(drawn(history, now=10.0)) == []
+
+
+def flapping(losses: int, length: float = 28_800.0) -> History:
+    """A tunnel that is lost so often, at even intervals, and comes back two seconds later."""
+    changes, events = [(0.0, "connect"), (0.5, "opened")], []
+    for number in range(losses):
+        time = length * (number + 0.5) / losses
+        changes += [(time, "lost"), (time, "recover"), (time + 2.0, "opened")]
+        events.append(announced(time, 1, 2.0))
+    return history_of(changes, events)
+
+
+def bars(picture: Element, state: str) -> list[Element]:
+    return [bar for bar in picture.iter(f"{SVG}rect") if titles(bar, f"{state} ")]
+
+
+def red_lines(picture: Element) -> list[Element]:
+    return [line for line in picture.iter(f"{SVG}line") if line.get("stroke") == "#b3261e"]
+
+
+class TestCrowds:
+    def test_many_losses_are_counted_not_drawn_one_by_one(self) -> None:
+        """Bars are as high as their share of the time, and numbers say how many were lost."""
+        picture = drawn(flapping(500), now=28_800.0)
+        assert red_lines(picture) == []
+        shares = [float(bar.get("height", "")) / 18 for bar in bars(picture, "reconnecting")]
+        assert max(shares) < 0.1
+        assert min(float(bar.get("height", "")) for bar in bars(picture, "connected")) > 0.9 * 18
+        counted = titles(picture, "lost while connected, ")
+        assert 30 < len(counted) < 60
+        assert sum(int(title.split(", ")[1].split(" ")[0]) for title in counted) == 500
+        assert len(titles(picture, "12 attempts made, in 11 min ")) > 10
+        assert any("height" in text for text in texts(picture))
+
+    def test_few_losses_are_drawn_one_by_one(self) -> None:
+        """Each with its line, its stays and its attempt."""
+        picture = drawn(flapping(40), now=28_800.0)
+        assert len(red_lines(picture)) == 40
+        assert len(bars(picture, "reconnecting")) == 40
+        assert len(marks(picture)) == 40
+        assert not any("height" in text for text in texts(picture))
+
+    def test_a_burst_is_counted_where_it_is(self) -> None:
+        """What is before and after it is drawn as ever."""
+        changes = [(0.0, "connect"), (0.5, "opened"), (500.0, "lost"), (500.0, "recover")]
+        changes += [(700.0, "opened")]
+        for number in range(30):
+            time = 5000.0 + number
+            changes += [(time, "lost"), (time, "recover"), (time + 0.5, "opened")]
+        picture = drawn(history_of(changes), now=10_000.0)
+        assert len(red_lines(picture)) == 1
+        assert len(titles(picture, "lost while connected, 30 times in ")) == 1
+        assert len(titles(picture, "connected for 1 h 22 min")) == 1  # after the burst
+        assert len(titles(picture, "reconnecting for 3 min 20 s")) == 1
+        (share,) = titles(picture, "reconnecting 6.1 % of ")
+        assert share.endswith("in 30 stays")
+
+    def test_many_attempts_of_one_outage_are_counted(self) -> None:
+        """Those that were made, and those that were not."""
+        events = [announced(20.0 + 5 * number, number + 1, 4.0) for number in range(2000)]
+        picture = drawn(history_of(LOST, events), now=10_016.5)
+        assert len(red_lines(picture)) == 1
+        (bar,) = bars(picture, "reconnecting")
+        assert float(bar.get("height", "")) == 18
+        made = titles(picture, "")
+        counts = [title for title in made if " attempts made" in title]
+        assert sum(int(title.split(" ")[0]) for title in counts) == 1999
+        assert len([title for title in counts if "1 not made" in title]) == 1
+        assert marks(picture)[0].get("fill") == "#a87400"
+
+
+class TestPart:
+    def test_a_part_can_be_looked_at(self) -> None:
+        """Only what was in that time is shown and counted."""
+        samples = tuple(Sample(float(n), n % 7, 0.01 + n / 1000) for n in range(100))
+        changes = [*LOST, (30.0, "opened"), (60.0, "lost"), (60.0, "recover"), (80.0, "opened")]
+        events = [announced(20.0, 1, 10.0), announced(60.0, 1, 20.0)]
+        history = history_of(changes, events, samples)
+        picture = drawn(history, begin=50.0, end=70.0)
+        assert any("20.0 s of 1 min 39 s · connected 50.0 %" in text for text in texts(picture))
+        assert any("1 loss" in text for text in texts(picture))
+        assert len(red_lines(picture)) == 1
+        assert marks(picture) == []
+        assert titles(picture, "connected for") == [
+            "connected for 30.0 s, from 20.00 s before the beginning"
+        ]
+        assert titles(picture, "round trip") == ["round trip: 80 ms at most"]
+        assert {text for text in texts(picture) if text.endswith(" s")} >= {"0 s", "20 s"}
+        for element in picture.iter():
+            for key in ("x", "x1", "x2", "cx"):
+                assert 0 <= float(element.get(key, "0")) <= 960
+
+    def test_a_part_is_one_of_what_is_known(self) -> None:
+        """What begins before the history begins with it; where there is none, that is said."""
+        history = history_of(LOST)
+        assert drawn(history, begin=-50.0, end=1e6, now=100.0).attrib == drawn(history).attrib
+        with pytest.raises(ValueError, match="nothing is known of that time"):
+            drawn(history, begin=50.0)
+        with pytest.raises(ValueError, match="begin must be before end"):
+            drawn(history, begin=10.0, end=10.0)

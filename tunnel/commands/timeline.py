@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 
@@ -24,9 +25,25 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "input",
     )
     parser.add_argument(
+        "--last",
+        type=_seconds,
+        metavar="SECONDS",
+        help="draw only the last so many seconds of it",
+    )
+    parser.add_argument(
         "--output", type=Path, metavar="FILE", help="where to; else to standard output"
     )
     parser.set_defaults(run=run)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -42,5 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
     from tunnel.commands.history_files import read_history, write_picture
     from tunnel.pictures import draw_timeline
 
-    write_picture(draw_timeline(read_history(arguments.history)), arguments.output)
+    history = read_history(arguments.history)
+    begin = None
+    if arguments.last is not None and history.period is not None:
+        begin = history.period[1] - arguments.last
+    write_picture(draw_timeline(history, begin=begin), arguments.output)
     return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -17,7 +18,8 @@ from xml.etree.ElementTree import Element
 
 from tunnel.events import ConnectionEvent, ConnectionEventType
 from tunnel.history import History, attempt_of
-from tunnel.pictures.axis import ROW, Axis, name_row
+from tunnel.pictures.axis import ROW
+from tunnel.pictures.crowds import Bin, Crowds
 from tunnel.pictures.stays import Stay
 from tunnel.pictures.svg import add, write
 from tunnel.pictures.words import duration
@@ -126,18 +128,37 @@ def _is_offline(event: ConnectionEvent) -> bool:
     return is_change and event.metadata.get("is_connected") is False
 
 
-def add_attempts(root: Element, axis: Axis, attempts: Sequence[Attempt], y: float) -> None:
+def add_attempts(root: Element, crowds: Crowds, attempts: Sequence[Attempt], y: float) -> None:
     """Add the row of the attempts; a mark is filled if the attempt was made."""
-    name_row(root, "attempts", y + ROW / 2 + 4)
-    middle, taken = y + ROW / 2 + 4, -math.inf
+    axis, middle, taken = crowds.axis, y + ROW / 2 + 4, -math.inf
+    counted: defaultdict[Bin, list[bool]] = defaultdict(list)
     for attempt in attempts:
-        x1, x2 = axis.x(attempt.begin), axis.x(attempt.end)
+        crowded = crowds.bin_at(attempt.end)
+        if crowded is not None:
+            counted[crowded].append(attempt.is_made)
+            continue
+        x1, x2 = axis.x(max(attempt.begin, axis.begin)), axis.x(min(attempt.end, axis.end))
         add(root, "line", x1=x1, x2=x2, y1=middle, y2=middle, stroke=ATTEMPT, stroke_width=1.5)
-        add_mark(root, x2, middle, attempt.title, is_made=attempt.is_made)
-        if x2 - taken >= _ROOM:
-            text = str(attempt.number)
-            write(root, x2, middle - 6, text, size=9, text_anchor="middle", fill=ATTEMPT)
-            taken = x2
+        if axis.shows(attempt.end):
+            add_mark(root, x2, middle, attempt.title, is_made=attempt.is_made)
+            if x2 - taken >= _ROOM:
+                _write_number(root, x2, middle, attempt.number)
+                taken = x2
+    for part, made in counted.items():
+        _add_count(root, part, made, middle)
+
+
+def _add_count(root: Element, part: Bin, made: Sequence[bool], y: float) -> None:
+    count, unmade = sum(made), len(made) - sum(made)
+    facts = ["1 attempt made" if count == 1 else f"{count} attempts made"]
+    facts += [f"{unmade} not made"] if unmade else []
+    facts += [f"in {duration(part.end - part.begin)}"]
+    add_mark(root, part.middle, y, ", ".join(facts), is_made=count > 0)
+    _write_number(root, part.middle, y, count or unmade)
+
+
+def _write_number(root: Element, x: float, y: float, number: int) -> None:
+    write(root, x, y - 6, str(number), size=9, text_anchor="middle", fill=ATTEMPT)
 
 
 def add_mark(root: Element, x: float, y: float, title: str = "", *, is_made: bool) -> None:

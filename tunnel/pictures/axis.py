@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
-from tunnel.history import History
 from tunnel.pictures.svg import FAINT, INK, add, write
 
 WIDTH, LEFT, RIGHT = 960.0, 118.0, 24.0  # of the picture, and of what is left and right of it
-TOP = 70.0  # where the first row begins
+PLOT = WIDTH - LEFT - RIGHT  # how wide the time is
+TOP = 78.0  # where the first row begins
 ROW = 24.0  # the height of a row
 FAILURE = "#b3261e"
 _GRID = "#e3e8ee"
@@ -19,31 +19,39 @@ _TICKS = 8  # on the axis, about
 
 @dataclass(frozen=True)
 class Axis:
-    """Time from left to right."""
+    """Time from left to right.
+
+    Attributes:
+        begin: The time on the left, in seconds since the Unix epoch.
+        end: The time on the right; not before `begin`.
+    """
 
     begin: float
     end: float
 
+    @property
+    def length(self) -> float:
+        """The seconds that are shown."""
+        return self.end - self.begin
+
+    @property
+    def extent(self) -> float:
+        """The seconds from left to right; more than 0, also if a single moment is shown."""
+        return max(self.length, 0.001)
+
     def x(self, time: float) -> float:
         """Where a time is, in pixels."""
-        share = (time - self.begin) / (self.end - self.begin)
-        return LEFT + share * (WIDTH - LEFT - RIGHT)
+        return LEFT + PLOT * (time - self.begin) / self.extent
 
-
-def axis_of(history: History, now: float | None) -> Axis:
-    """The time from the first thing that is known to the last, or to `now`."""
-    times = [step.time for step in history.steps] + [sample.time for sample in history.samples]
-    times += [event.timestamp.timestamp() for event in history.tracker.events]
-    if now is not None:
-        times.append(now)
-    begin, end = min(times, default=0.0), max(times, default=0.0)
-    return Axis(begin, max(end, begin + 0.001))
+    def shows(self, time: float) -> bool:
+        """Whether this time is in the picture."""
+        return self.begin <= time <= self.end
 
 
 def add_grid(root: Element, axis: Axis, below: float) -> None:
     """Add lines and times, down to `below`."""
-    step = _tidy((axis.end - axis.begin) / _TICKS)
-    for tick in range(int((axis.end - axis.begin) / step) + 1):
+    step = _tidy(axis.extent / _TICKS)
+    for tick in range(int(axis.length / step) + 1):
         x = axis.x(axis.begin + tick * step)
         add(root, "line", x1=x, x2=x, y1=TOP - 6, y2=below, stroke=_GRID)
         write(root, x, below + 16, _tick(tick * step, step), fill=FAINT, text_anchor="middle")
@@ -66,6 +74,6 @@ def _tick(seconds: float, step: float) -> str:
     return f"{seconds / 3600:.0f} h" if step < 86400 else f"{seconds / 86400:.0f} d"
 
 
-def name_row(root: Element, text: str, y: float) -> None:
-    """Say on the left what a row or a panel shows."""
-    write(root, 16, y, text, size=12, fill=INK)
+def name_row(root: Element, text: str, y: float, height: float = ROW) -> None:
+    """Say on the left what the row or the panel that begins at `y` shows."""
+    write(root, 16, y + height / 2 + 4, text, size=12, fill=INK)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from xml.etree.ElementTree import Element
 
-from tunnel.history import History
+from tunnel.history import History, Sample
 from tunnel.pictures.axis import LEFT, RIGHT, WIDTH, Axis, name_row
 from tunnel.pictures.svg import FAINT, add, number, write
 from tunnel.pictures.words import round_trip
 
 HEIGHT = 72.0  # of a curve's panel
+_WHEN = attrgetter("time")
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,9 @@ class Curve:
     say: Callable[[float], str]
 
 
-def curves_of(history: History) -> list[Curve]:
-    """What was measured."""
-    samples = history.samples
+def curves_of(history: History, axis: Axis) -> list[Curve]:
+    """Return what was measured in the time that is shown."""
+    samples = _shown(history.samples, axis)
     curves = []
     if samples:
         queue = tuple((sample.time, float(sample.queued)) for sample in samples)
@@ -37,12 +40,22 @@ def curves_of(history: History) -> list[Curve]:
     return curves
 
 
+def _shown(samples: Sequence[Sample], axis: Axis) -> Sequence[Sample]:
+    """Those in the picture, with what was known at its beginning and at its end."""
+    first = max(0, bisect_left(samples, axis.begin, key=_WHEN) - 1)
+    beyond = bisect_right(samples, axis.end, key=_WHEN)
+    shown = [replace(s, time=max(s.time, axis.begin)) for s in samples[first:beyond]]
+    if shown and beyond < len(samples):
+        shown.append(replace(shown[-1], time=axis.end))
+    return shown
+
+
 def add_curve(root: Element, axis: Axis, curve: Curve, y: float) -> None:
     """Add the panel of a curve."""
     highest = max((value for _, value in curve.points if value is not None), default=0.0)
     scale = (HEIGHT - 12) / highest if highest else 0.0
     bottom = y + HEIGHT
-    name_row(root, curve.name, y + HEIGHT / 2 + 4)
+    name_row(root, curve.name, y, HEIGHT)
     add(root, "line", x1=LEFT, x2=WIDTH - RIGHT, y1=bottom, y2=bottom, stroke=FAINT)
     if highest:
         write(root, LEFT - 8, y + 14, curve.say(highest), size=9, fill=FAINT, text_anchor="end")

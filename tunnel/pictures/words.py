@@ -22,6 +22,12 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
+def percent(share: float) -> str:
+    """Say a share, such as "97.3 %"; what is not all of it is never called "100.0 %"."""
+    said = f"{100 * share:.1f} %"
+    return "more than 99.9 %" if said == "100.0 %" and share < 1 else said
+
+
 def round_trip(seconds: float) -> str:
     """Say how long a round trip took, such as "0.42 ms", "13 ms" or "1.2 s"."""
     if seconds >= 0.9995:
