@@ -36,7 +36,7 @@ def run() -> History:
                 network.accept()
 
     service.subscribe(lambda event: send())
-    with Recording(service, clock=clock) as recording:
+    with Recording(service) as recording:
         service.connect("wss://prices.example.com/feed")
         drive(service, lambda: clock.monotonic() > 18, timeout=60)
         network.latency = 0.045

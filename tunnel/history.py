@@ -1,7 +1,8 @@
 """What one tunnel went through, as it can be saved, sent and drawn.
 
-A history is a tracker's JSON (`ConnectionStateTracker.to_json`) with two things more, each of which
-may be missing: the steps of the machine, and samples of queue and round trip. So a tracker's own
+A history is a tracker's JSON (`ConnectionStateTracker.to_json`) with three things more, each of
+which may be missing: the steps of the machine, whether earlier ones were dropped, and samples of
+queue and round trip. So a tracker's own
 JSON is a history, and a tracker can be made from a history.
 
 Without steps they are inferred from the events: the state that an event tells of is entered by a
@@ -78,11 +79,21 @@ class History:
         tracker: State, connection and events.
         steps: Its changes of state.
         samples: What was measured; empty if nothing was.
+        has_dropped: Whether whoever kept it has dropped earlier steps.
     """
 
     tracker: TrackerSnapshot
     steps: tuple[Step, ...] = ()
     samples: tuple[Sample, ...] = ()
+    has_dropped: bool = False
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there were earlier steps, which are not known any more."""
+        if not self.steps:
+            return self.has_dropped or self.tracker.state.value != LIFECYCLE.initial
+        first = self.steps[0]
+        return self.has_dropped or (first.source, first.trigger) != (LIFECYCLE.initial, "connect")
 
     @property
     def period(self) -> tuple[float, float] | None:
@@ -96,6 +107,7 @@ class History:
         data = json.loads(self.tracker.to_json())
         data["steps"] = [[s.time, s.trigger, s.source, s.dest] for s in self.steps]
         data["samples"] = [[s.time, s.queued, s.round_trip] for s in self.samples]
+        data["has_dropped"] = self.has_dropped
         return json.dumps(data, allow_nan=False)
 
     @classmethod
@@ -112,10 +124,13 @@ class History:
             samples = tuple(_sample(*row) for row in data.get("samples", ()))
         except (TypeError, ValueError) as error:
             raise ValueError(f"a history cannot be read from this: damaged ({error})") from error
+        has_dropped = data.get("has_dropped", False)
+        if not isinstance(has_dropped, bool):
+            raise ValueError(f"a history cannot be read from this: damaged ({has_dropped!r})")
         if "steps" not in data:
-            has_begun = len(tracker.events) < tracker.max_event_history
-            steps = inferred_steps(tracker.events, _S.DISCONNECTED if has_begun else None)
-        return cls(tracker, steps, samples)
+            has_dropped = len(tracker.events) >= tracker.max_event_history
+            steps = inferred_steps(tracker.events, None if has_dropped else _S.DISCONNECTED)
+        return cls(tracker, steps, samples, has_dropped)
 
 
 def steps_of(records: Iterable[Record]) -> tuple[Step, ...]:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from statemachine import Record
-from tunnel.clock import SYSTEM_CLOCK, Clock
+from tunnel.clock import Clock
 from tunnel.events import ConnectionEvent
 from tunnel.history import History, Sample, Step, steps_of
 from tunnel.service import TunnelService
@@ -22,6 +22,7 @@ __all__ = ["Recording"]
 
 _T = TypeVar("_T")
 _KEPT = 10_000  # of events, steps and samples each; some hundred bytes each
+_REMEMBERED = 100  # changes of state that a tunnel remembers by itself
 
 
 class Recording:
@@ -34,7 +35,7 @@ class Recording:
         service: The tunnel.
         interval: Seconds between two samples of queue and round trip, taken on the thread of all
             timers; one is taken with each event, too.
-        clock: The one that the service was given; None: the system's.
+        clock: Where the samples' times come from; None: the service's own, as those of its events.
 
     Raises:
         ValueError: `interval` is not more than 0.
@@ -47,11 +48,13 @@ class Recording:
             raise ValueError(f"interval must be more than 0 seconds, not {interval}")
         self._service = service
         self._interval = interval
-        self._clock = SYSTEM_CLOCK if clock is None else clock
+        self._clock = service._clock if clock is None else clock
         # Appended to by the threads that change the tunnel and by that of the timers; a deque needs
         # no lock for that, and is copied until it was not changed meanwhile.
         self._events: deque[ConnectionEvent] = deque(service.tracker.events, _KEPT)
-        self._steps: deque[Step] = deque(steps_of(service.tracker.machine.history), _KEPT)
+        before = service.tracker.machine.history
+        self._has_dropped = len(before) >= _REMEMBERED  # there may be no more than that
+        self._steps: deque[Step] = deque(steps_of(before), _KEPT)
         self._samples: deque[Sample] = deque(maxlen=_KEPT)
         self._timer: TimerHandle | None = None
         self._is_stopped = False
@@ -92,7 +95,7 @@ class Recording:
             connection=copy.copy(tracker.connection),
             events=events,
         )
-        return History(snapshot, _copied(self._steps), _copied(self._samples))
+        return History(snapshot, _copied(self._steps), _copied(self._samples), self._has_dropped)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the history as JSON, for `tunnel timeline` and `tunnel diagram --history`.
@@ -107,6 +110,7 @@ class Recording:
         self._sample()
 
     def _on_record(self, record: Record) -> None:
+        self._has_dropped = self._has_dropped or len(self._steps) == self._steps.maxlen
         self._steps.extend(steps_of((record,)))
 
     def _tick(self) -> None:

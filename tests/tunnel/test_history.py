@@ -105,6 +105,7 @@ def test_a_history_survives_json() -> None:
         ({"samples": [[1e300, 1, None]]}, "no number of seconds"),
         ({"samples": [[float("nan"), 1, None]]}, "no number of seconds"),
         ({"samples": [[1.0, 1, -0.1]]}, "no number of seconds"),
+        ({"steps": [], "has_dropped": 1}, "damaged"),
         ({"version": 99}, "version"),
     ],
 )
@@ -113,3 +114,27 @@ def test_damage_is_named(change: dict[str, Any], text: str) -> None:
     data = json.loads(tracker_after().to_json()) | change
     with pytest.raises(ValueError, match=text):
         History.from_json(json.dumps(data))
+
+
+def test_a_history_knows_whether_it_is_cut() -> None:
+    """By what was dropped, by its first step, or by its state if there is no step."""
+    assert not History.from_json(tracker_after().to_json()).is_cut
+    assert not History.from_json(tracker_after(*ALL).to_json()).is_cut
+    for kept in range(len(ALL)):
+        history = History.from_json(tracker_after(*ALL, max_events=kept).to_json())
+        assert history.is_cut
+        assert History.from_json(history.to_json()) == history
+    whole = History.from_json(tracker_after(*ALL).to_json())
+    assert History(whole.tracker, whole.steps[1:]).is_cut
+    up = History.from_json(tracker_after("connect", "opened").to_json())
+    assert History(up.tracker, ()).is_cut
+
+
+def test_its_period_is_that_of_all_that_is_known() -> None:
+    """Of steps, events and samples."""
+    history = History.from_json(tracker_after("connect", "opened").to_json())
+    begin, end = BEGIN.timestamp() + 1, BEGIN.timestamp() + 2
+    assert history.period == (begin, end)
+    longer = History(history.tracker, history.steps, (Sample(end + 9.0, 0),))
+    assert longer.period == (begin, end + 9.0)
+    assert History.from_json(tracker_after().to_json()).period is None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime, timezone
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -12,7 +13,7 @@ import pytest
 from tunnel.events import ConnectionEvent, ConnectionEventType
 from tunnel.history import History, Sample, Step
 from tunnel.lifecycle import LIFECYCLE, TunnelConnectionState
-from tunnel.pictures import draw_timeline
+from tunnel.pictures import draw_diagram, draw_timeline
 from tunnel.tracker_snapshot import TrackerSnapshot, TunnelConnection
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -221,3 +222,43 @@ class TestPart:
             drawn(history, begin=50.0)
         with pytest.raises(ValueError, match="begin must be before end"):
             drawn(history, begin=10.0, end=10.0)
+
+
+class TestBeginnings:
+    @pytest.mark.parametrize("draw", [draw_timeline, draw_diagram])
+    def test_a_cut_history_says_so(self, draw: Callable[[History], str]) -> None:
+        """What is counted in it is not all."""
+        history = history_of([*LOST, (30.0, "opened")])
+        said = "the last 4 changes; earlier ones are forgotten"
+        assert said not in draw(history)
+        assert said in draw(replace(history, steps=history.steps[1:]))
+
+    @pytest.mark.parametrize("draw", [draw_timeline, draw_diagram])
+    def test_a_history_without_any_change_left_says_so(
+        self, draw: Callable[[History], str]
+    ) -> None:
+        """The tunnel has a past, of which nothing is known."""
+        history = replace(history_of([(0.0, "connect")]), steps=())
+        assert "earlier changes are forgotten" in draw(history)
+        assert "no change" not in draw(history)
+        assert "from the beginning" not in draw(history)
+
+    def test_a_part_without_the_beginning_is_not_cut_there(self) -> None:
+        """What came before it is left out, not forgotten."""
+        history = history_of([*LOST, (30.0, "opened")])
+        cut = replace(history, steps=history.steps[1:])
+        assert "forgotten" not in draw_timeline(cut, begin=25.0)
+
+    def test_a_tunnel_that_did_nothing_has_no_times(self) -> None:
+        """There is no beginning that could be named, and no axis."""
+        history = history_of([])
+        picture = drawn(history)
+        assert "nothing has happened yet" in texts(picture)
+        assert not any("1970" in text or text.endswith(" s") for text in texts(picture))
+
+    def test_a_single_moment_has_no_length(self) -> None:
+        """It is named, and nothing is said of shares."""
+        history = history_of([], samples=(Sample(1_767_225_600.0, 0),))
+        picture = drawn(history)
+        assert any(text.startswith("at 2026-01-01 00:00:00 UTC") for text in texts(picture))
+        assert not any("%" in text for text in texts(picture))

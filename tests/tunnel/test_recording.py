@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tunnel import TunnelConfig, TunnelConnectionState, TunnelService
+from tunnel import recording as recording_module
 from tunnel.history import History
 from tunnel.recording import Recording
 from tunnel.testing import FakeClock, ScriptedTransport, drive
@@ -75,3 +76,44 @@ def test_an_interval_is_positive(service: TunnelService, interval: float) -> Non
     """What is no interval is refused at once."""
     with pytest.raises(ValueError, match="interval must be more than 0"):
         Recording(service, interval)
+
+
+def test_the_clock_is_that_of_the_service(service: TunnelService, clock: FakeClock) -> None:
+    """Nobody has to name it again: events and samples have one time."""
+    with Recording(service, 0.5) as recording:
+        service.connect("ws://anywhere.example/")
+        drive(service, lambda: clock.monotonic() >= 5.0, timeout=60)
+    history = recording.history()
+    assert history.period is not None
+    assert history.period[1] - history.period[0] == pytest.approx(5.0, abs=1.0)
+    assert len(history.samples) >= 10
+
+
+@pytest.mark.parametrize("rounds", [24, 26])
+def test_a_recording_says_whether_something_was_forgotten_before_it(
+    service: TunnelService, rounds: int
+) -> None:
+    """A tunnel remembers its last 100 changes, also if the oldest of them is a first dial."""
+    for _ in range(rounds):
+        service.connect("ws://anywhere.example/")
+        drive(service, lambda: service.state is _S.CONNECTED, timeout=60)
+        service.disconnect()
+    with Recording(service) as recording:
+        history = recording.history()
+    assert history.is_cut is (rounds > 24)
+    assert History.from_json(history.to_json()).is_cut is history.is_cut
+
+
+def test_a_recording_says_that_it_is_full(
+    service: TunnelService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the first of its own steps is dropped, it does not begin with the beginning."""
+    monkeypatch.setattr(recording_module, "_KEPT", 4)
+    with Recording(service) as recording:
+        for _ in range(2):
+            assert not recording.history().is_cut
+            service.connect("ws://anywhere.example/")
+            drive(service, lambda: service.state is _S.CONNECTED, timeout=60)
+            service.disconnect()
+        assert recording.history().steps[0].trigger == "connect"
+        assert recording.history().is_cut

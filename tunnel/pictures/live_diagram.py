@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element
 from tunnel.history import History
 from tunnel.lifecycle import LIFECYCLE
 from tunnel.pictures.svg import FAINT, FILLS, INK, add, name, number, to_text, write
-from tunnel.pictures.words import duration, moment, whose
+from tunnel.pictures.words import changes, duration, moment, whose
 
 _HEAD = 62  # units above the diagram, for what is said of the tunnel
 _PATH = 7  # states of the path that are listed
@@ -124,7 +124,7 @@ def _add_head(root: Element, history: History, now: float | None) -> None:
 
 def _since(history: History, now: float | None) -> str:
     if not history.steps:
-        return ", as from the beginning"
+        return "" if history.is_cut else ", as from the beginning"
     last = history.steps[-1].time
     lasted = f", for {duration(max(0.0, now - last))}" if now is not None else ""
     return f" since {moment(last)}{lasted}"
@@ -132,8 +132,7 @@ def _since(history: History, now: float | None) -> str:
 
 def _path(history: History) -> str:
     if not history.steps:
-        return "no change of state yet"
+        return changes(history) if history.is_cut else "no change of state yet"
     states = [history.steps[0].source, *(step.dest for step in history.steps)]
     dots = "… → " if len(states) > _PATH else ""
-    changes = "1 change" if len(history.steps) == 1 else f"{len(history.steps)} changes"
-    return f"{changes}: {dots}{' → '.join(states[-_PATH:])}"
+    return f"{changes(history)}: {dots}{' → '.join(states[-_PATH:])}"

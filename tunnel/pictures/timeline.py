@@ -8,14 +8,14 @@ from xml.etree.ElementTree import Element
 from tunnel.history import History
 from tunnel.lifecycle import LIFECYCLE
 from tunnel.pictures.attempts import Attempt, add_attempts, attempts_of
-from tunnel.pictures.axis import ROW, TOP, WIDTH, Axis, add_grid, name_row
+from tunnel.pictures.axis import LEFT, PLOT, ROW, TOP, WIDTH, Axis, add_grid, name_row
 from tunnel.pictures.crowds import Crowds, crowds_of
 from tunnel.pictures.curves import HEIGHT, Curve, add_curve, curves_of
 from tunnel.pictures.failures import Failure, add_failures, failures_of
 from tunnel.pictures.legend import add_legend, legend_height
 from tunnel.pictures.stays import Stay, add_row, stays_of
-from tunnel.pictures.svg import FAINT, canvas, to_text, write
-from tunnel.pictures.words import duration, moment, percent, whose
+from tunnel.pictures.svg import FAINT, FILLS, add, canvas, to_text, write
+from tunnel.pictures.words import changes, duration, moment, percent, whose
 
 _GAP = 26.0  # between panels
 _CHANGES = 10  # of state that can be drawn in a bin: a loss and the way back are three
@@ -24,10 +24,11 @@ _ATTEMPTS = 4  # that can be drawn in a bin
 
 @dataclass(frozen=True)
 class _Part:
-    """What is shown of a history, and how long all of it is, in seconds."""
+    """What is shown of a history, how long all of it is, in seconds, and whether it is cut."""
 
     axis: Axis
     whole: float
+    is_cut: bool
     stays: list[Stay]
     attempts: list[Attempt]
     failures: list[Failure]
@@ -81,6 +82,8 @@ def draw_timeline(
     if begin is not None and end is not None and not begin < end:
         raise ValueError(f"begin must be before end, not {begin} with an end of {end}")
     known = _known(history, now)
+    if known is None:
+        return _draw_nothing(history)
     part = _part(history, known, _cut(known, begin, end))
     below = TOP + ROW * (len(part.states) + 1) + (_GAP + HEIGHT) * len(part.curves)
     root = canvas(WIDTH, below + 56 + legend_height(part.notes))
@@ -93,10 +96,23 @@ def draw_timeline(
     return to_text(root)
 
 
-def _known(history: History, now: float | None) -> Axis:
-    """The time of which something is known."""
-    period = history.period or (0.0, 0.0)
-    return Axis(period[0], period[1] if now is None else max(now, period[1]))
+def _known(history: History, now: float | None) -> Axis | None:
+    """The time of which something is known; None: there is none."""
+    times = [*(history.period or ()), *(() if now is None else (now,))]
+    return Axis(min(times), max(times)) if times else None
+
+
+def _draw_nothing(history: History) -> str:
+    """The state of a tunnel without any times."""
+    root = canvas(WIDTH, TOP + ROW + 12)
+    write(root, 16, 26, whose(history), size=15, font_weight="bold")
+    said = changes(history) if history.is_cut else "nothing has happened yet"
+    write(root, 16, 46, said, size=12, fill=FAINT)
+    state = history.tracker.state.value
+    name_row(root, state, TOP)
+    fill, border = FILLS[state]
+    add(root, "rect", x=LEFT, y=TOP + 3, width=PLOT, height=ROW - 6, rx=2, fill=fill, stroke=border)
+    return to_text(root)
 
 
 def _cut(known: Axis, begin: float | None, end: float | None) -> Axis:
@@ -123,6 +139,7 @@ def _part(history: History, known: Axis, axis: Axis) -> _Part:
     return _Part(
         axis,
         known.length,
+        history.is_cut and axis.begin == known.begin,
         [stay for stay in stays if stay.begin <= axis.end and stay.end >= axis.begin],
         [a for a in attempts if a.begin <= axis.end and a.end >= axis.begin],
         [failure for failure in failures_of(history) if axis.shows(failure.time)],
@@ -146,12 +163,16 @@ def _add_head(root: Element, history: History, part: _Part) -> None:
     )
     length = duration(axis.length)
     is_all = axis.length == part.whole
-    facts = [
-        f"from {moment(axis.begin)}",
-        f"{length} long" if is_all else f"{length} of {duration(part.whole)}",
-        f"connected {percent(up / axis.extent)} of it",
-        "1 loss" if part.losses == 1 else f"{part.losses} losses",
-    ]
+    facts = [f"at {moment(axis.begin)}, a single moment"]
+    if axis.length:
+        facts = [
+            f"from {moment(axis.begin)}",
+            f"{length} long" if is_all else f"{length} of {duration(part.whole)}",
+            f"connected {percent(up / axis.length)} of it",
+            "1 loss" if part.losses == 1 else f"{part.losses} losses",
+        ]
+    if part.is_cut:
+        facts.append(changes(history))
     write(root, 16, 46, " · ".join(facts), size=12, fill=FAINT)
 
 

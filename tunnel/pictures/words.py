@@ -40,6 +40,17 @@ def moment(time: float) -> str:
     return datetime.fromtimestamp(time, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def changes(history: History) -> str:
+    """Say how many changes of state a history has, and whether there were more."""
+    count = len(history.steps)
+    if not history.is_cut:
+        return "1 change" if count == 1 else f"{count} changes"
+    if not count:
+        return "earlier changes are forgotten"
+    last = "the last change" if count == 1 else f"the last {count} changes"
+    return f"{last}; earlier ones are forgotten"
+
+
 def whose(history: History) -> str:
     """Say which tunnel it is: where it leads."""
     connection = history.tracker.connection
