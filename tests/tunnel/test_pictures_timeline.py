@@ -14,6 +14,7 @@ from tunnel.events import ConnectionEvent, ConnectionEventType
 from tunnel.history import History, Sample, Step
 from tunnel.lifecycle import LIFECYCLE, TunnelConnectionState
 from tunnel.pictures import draw_diagram, draw_timeline
+from tunnel.pictures.svg import text_width
 from tunnel.tracker_snapshot import TrackerSnapshot, TunnelConnection
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -262,3 +263,67 @@ class TestBeginnings:
         picture = drawn(history)
         assert any(text.startswith("at 2026-01-01 00:00:00 UTC") for text in texts(picture))
         assert not any("%" in text for text in texts(picture))
+
+
+def named(user: str, url: str) -> History:
+    history = history_of(LOST)
+    connection = TunnelConnection("id", user, url)
+    return replace(history, tracker=history.tracker._replace(connection=connection))
+
+
+def head_of(picture: str) -> Element:
+    """The title of a picture."""
+    (head,) = (
+        text
+        for text in ElementTree.fromstring(picture).iter(f"{SVG}text")
+        if text.get("font-size") in ("14", "15")
+    )
+    return head
+
+
+@pytest.mark.parametrize("draw", [draw_timeline, draw_diagram])
+class TestTitle:
+    def test_it_says_whose_tunnel_it_is(self, draw: Callable[[History], str]) -> None:
+        """Two tunnels to one server are told apart."""
+        head = head_of(draw(named("prices", "wss://example.com/")))
+        assert head.text == "prices · wss://example.com/"
+
+    def test_secrets_are_not_in_it(self, draw: Callable[[History], str]) -> None:
+        """Pictures are passed on, also if an application names its tunnels by their tokens."""
+        assert "hunter2" not in draw(named("token=hunter2", "wss://a:hunter2@example.com/"))
+
+    @pytest.mark.parametrize("letter", ["a", "W", "界"])
+    def test_what_is_too_long_ends_with_an_ellipsis(
+        self, draw: Callable[[History], str], letter: str
+    ) -> None:
+        """All of it is shown while the pointer rests on it."""
+        name, url = f"name-{letter * 200}", f"wss://example.com/{letter * 300}"
+        head = head_of(draw(named(name, url)))
+        text = head.text or ""
+        assert text.startswith("name-")
+        assert "… · wss://example.com/" in text
+        assert text.endswith("…")
+        size = float(head.get("font-size", ""))
+        assert text_width(text, size) <= {"14": 854, "15": 960}[head.get("font-size", "")] - 32
+        assert head.findtext(f"{SVG}title") == f"{name} · {url}"
+
+    def test_a_name_without_an_address_is_cut_too(self, draw: Callable[[History], str]) -> None:
+        """And an address without a name."""
+        assert "…</" not in draw(named("", "wss://example.com/"))
+        head = head_of(draw(named("", "wss://e/" + "x" * 999)))
+        assert (head.text or "").endswith("…")
+
+
+def test_the_diagrams_legend_is_drawn() -> None:
+    """Its lines are lines, as fonts have no dashes that all renderers show as such."""
+    picture = ElementTree.fromstring(draw_diagram(history_of(LOST)))
+    said = texts(picture)
+    assert not any(set(text) & set("━╌─▶") for text in said)
+    for words, colour, dashes in (
+        ("the usual way", "#1f4e79", None),
+        ("something goes wrong", "#b3261e", "5,2"),
+        ("other ways", "#6b7c8f", None),
+    ):
+        assert words in said
+        (line,) = [line for line in picture.iter(f"{SVG}line") if line.get("stroke") == colour]
+        assert line.get("stroke-dasharray") == dashes

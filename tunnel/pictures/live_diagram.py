@@ -15,11 +15,14 @@ from xml.etree.ElementTree import Element
 from tunnel.history import History
 from tunnel.lifecycle import LIFECYCLE
 from tunnel.pictures.svg import FAINT, FILLS, INK, add, name, number, to_text, write
-from tunnel.pictures.words import changes, duration, moment, whose
+from tunnel.pictures.title import add_title
+from tunnel.pictures.words import changes, duration, moment
 
 _HEAD = 62  # units above the diagram, for what is said of the tunnel
 _PATH = 7  # states of the path that are listed
 _LETTER = 4.6  # units that a letter of a label is wide, about
+_ARROW = "▶"  # at the end of the legend's lines, as Graphviz writes them
+_LINES = {"━━": {"stroke-width": "2.2"}, "╌╌": {"stroke-dasharray": "5,2"}, "──": {}}
 _NOT_TAKEN = "0.28"  # how dense what was not entered or taken is drawn
 
 
@@ -49,6 +52,7 @@ def draw_diagram(history: History, *, now: float | None = None) -> str:
             _mark_node(graph, group, is_present=label == state, was_entered=label in entered)
         elif kind.startswith("edge "):
             _mark_edge(group, label, taken, is_failure=kind == "edge failure")
+    _draw_legend(graph)
     _add_head(root, history, now)
     return to_text(root)
 
@@ -106,6 +110,22 @@ def _mark_edge(
             text.set("stroke-width", "3")
 
 
+def _draw_legend(graph: Element) -> None:
+    """Draw the legend's lines, which Graphviz can only write, as lines."""
+    for text in graph.findall(name("text")):
+        letters = (text.text or "").strip("\xa0 ")
+        shape, _, words = letters.partition(_ARROW)
+        if not words:
+            continue
+        colour, x, y = text.get("fill", ""), float(text.get("x", "0")), float(text.get("y", "0"))
+        line = add(graph, "line", x1=x + 4, x2=x + 23, y1=y - 3.5, y2=y - 3.5, stroke=colour)
+        for key, value in _LINES[shape].items():
+            line.set(key, value)
+        add(graph, "path", d=f"M{number(x + 29)} {number(y - 3.5)}l-8 -2.8v5.6z", fill=colour)
+        text.text = words.strip("\xa0 ")
+        text.set("x", number(x + 34))
+
+
 def _add_head(root: Element, history: History, now: float | None) -> None:
     """Make room above the diagram, and say there what it shows."""
     _, _, width, height = (float(part) for part in root.get("viewBox", "").split())
@@ -114,7 +134,7 @@ def _add_head(root: Element, history: History, now: float | None) -> None:
     root.set("height", number(height + _HEAD))
     add(root, "rect", x=0, y=-_HEAD, width=width, height=_HEAD, fill="white")
     state = history.tracker.state.value
-    write(root, 16, -40, whose(history), size=14, font_weight="bold")
+    add_title(root, history, -40, size=14, width=width)
     line = write(root, 16, -21, "", size=12)
     mark = add(line, "tspan", fill=FILLS[state][1], font_weight="bold")
     mark.text = state

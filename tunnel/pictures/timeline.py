@@ -15,7 +15,8 @@ from tunnel.pictures.failures import Failure, add_failures, failures_of
 from tunnel.pictures.legend import add_legend, legend_height
 from tunnel.pictures.stays import Stay, add_row, stays_of
 from tunnel.pictures.svg import FAINT, FILLS, add, canvas, to_text, write
-from tunnel.pictures.words import changes, duration, moment, percent, whose
+from tunnel.pictures.title import add_title
+from tunnel.pictures.words import changes, duration, moment, percent
 
 _GAP = 26.0  # between panels
 _CHANGES = 10  # of state that can be drawn in a bin: a loss and the way back are three
@@ -105,7 +106,7 @@ def _known(history: History, now: float | None) -> Axis | None:
 def _draw_nothing(history: History) -> str:
     """The state of a tunnel without any times."""
     root = canvas(WIDTH, TOP + ROW + 12)
-    write(root, 16, 26, whose(history), size=15, font_weight="bold")
+    add_title(root, history, 26, size=15, width=WIDTH)
     said = changes(history) if history.is_cut else "nothing has happened yet"
     write(root, 16, 46, said, size=12, fill=FAINT)
     state = history.tracker.state.value
@@ -154,7 +155,7 @@ def _part(history: History, known: Axis, axis: Axis) -> _Part:
 
 
 def _add_head(root: Element, history: History, part: _Part) -> None:
-    write(root, 16, 26, whose(history), size=15, font_weight="bold")
+    add_title(root, history, 26, size=15, width=WIDTH)
     axis = part.axis
     up = sum(
         min(stay.end, axis.end) - max(stay.begin, axis.begin)

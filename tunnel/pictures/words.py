@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 
 from tunnel.history import History
+from tunnel.secrets import scrub
 
 
 def duration(seconds: float) -> str:
@@ -51,7 +52,9 @@ def changes(history: History) -> str:
     return f"{last}; earlier ones are forgotten"
 
 
-def whose(history: History) -> str:
-    """Say which tunnel it is: where it leads."""
+def whose(history: History) -> tuple[str, ...]:
+    """Say which tunnel it is: its name (`user_id`), if it has one, and where it leads."""
     connection = history.tracker.connection
-    return connection.server_url if connection is not None else "a tunnel without a connection"
+    if connection is None:
+        return ("a tunnel without a connection",)
+    return tuple(scrub(part) for part in (connection.user_id, connection.server_url) if part)
