@@ -180,6 +180,17 @@ class TestCrowds:
         (share,) = titles(picture, "reconnecting 6.1 % of ")
         assert share.endswith("in 30 stays")
 
+    def test_a_stay_that_ends_where_a_crowd_begins_is_not_in_it(self) -> None:
+        """Bins of the picture are 10 s here; the crowd begins at 100 s."""
+        changes = [(0.0, "connect"), (100.0, "dial_failed"), (100.0, "recover"), (100.5, "opened")]
+        for number in range(8):
+            time = 101.0 + number
+            changes += [(time, "lost"), (time, "recover"), (time + 0.5, "opened")]
+        picture = drawn(history_of(changes), now=410.0)
+        assert len(titles(picture, "connecting for 1 min 40 s")) == 1
+        assert not any(" % of " in title for title in titles(picture, "connecting "))
+        assert len(titles(picture, "lost while connected, 8 times; dial_failed")) == 1
+
     def test_many_attempts_of_one_outage_are_counted(self) -> None:
         """Those that were made, and those that were not."""
         events = [announced(20.0 + 5 * number, number + 1, 4.0) for number in range(2000)]
@@ -257,6 +268,11 @@ class TestBeginnings:
         assert "nothing has happened yet" in texts(picture)
         assert not any("1970" in text or text.endswith(" s") for text in texts(picture))
 
+    def test_what_was_before_the_first_change_is_shown(self) -> None:
+        """A recording may have begun long before anybody connected."""
+        history = history_of([(30.0, "connect")], samples=(Sample(0.0, 0),))
+        assert len(titles(drawn(history, now=40.0), "disconnected for 30.0 s, 0.00 s after")) == 1
+
     def test_a_single_moment_has_no_length(self) -> None:
         """It is named, and nothing is said of shares."""
         history = history_of([], samples=(Sample(1_767_225_600.0, 0),))
@@ -306,6 +322,14 @@ class TestTitle:
         size = float(head.get("font-size", ""))
         assert text_width(text, size) <= {"14": 854, "15": 960}[head.get("font-size", "")] - 32
         assert head.findtext(f"{SVG}title") == f"{name} · {url}"
+
+    def test_a_short_name_leaves_its_room_to_the_address(
+        self, draw: Callable[[History], str]
+    ) -> None:
+        """It is not shortened, and the address has all that is left."""
+        text = head_of(draw(named("prices", "wss://e/" + "x" * 999))).text or ""
+        assert text.startswith("prices · wss://e/")
+        assert len(text) > 80
 
     def test_a_name_without_an_address_is_cut_too(self, draw: Callable[[History], str]) -> None:
         """And an address without a name."""
