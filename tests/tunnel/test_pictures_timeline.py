@@ -208,20 +208,23 @@ class TestCrowds:
 class TestPart:
     def test_a_part_can_be_looked_at(self) -> None:
         """Only what was in that time is shown and counted."""
-        samples = tuple(Sample(float(n), n % 7, 0.01 + n / 1000) for n in range(100))
+        samples = tuple(Sample(n + 0.5, n % 7, 0.01 + n / 1000) for n in range(100))
         changes = [*LOST, (30.0, "opened"), (60.0, "lost"), (60.0, "recover"), (80.0, "opened")]
         events = [announced(20.0, 1, 10.0), announced(60.0, 1, 20.0)]
         history = history_of(changes, events, samples)
         picture = drawn(history, begin=50.0, end=70.0)
-        assert any("20.0 s of 1 min 39 s · connected 50.0 %" in text for text in texts(picture))
+        assert any("20.0 s of 1 min 40 s · connected 50.0 %" in text for text in texts(picture))
         assert any("1 loss" in text for text in texts(picture))
         assert len(red_lines(picture)) == 1
         assert marks(picture) == []
         assert titles(picture, "connected for") == [
             "connected for 30.0 s, from 20.00 s before the beginning"
         ]
-        assert titles(picture, "round trip") == ["round trip: 80 ms at most"]
+        assert titles(picture, "round trip") == ["round trip: 79 ms at most"]
         assert {text for text in texts(picture) if text.endswith(" s")} >= {"0 s", "20 s"}
+        (curve,) = (path for path in picture.iter(f"{SVG}path") if titles(path, "queue"))
+        assert curve.get("d", "").startswith("M118 ")
+        assert "H936V" in curve.get("d", "")
         for element in picture.iter():
             for key in ("x", "x1", "x2", "cx"):
                 assert 0 <= float(element.get(key, "0")) <= 960
