@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
+from loguru import logger
+
 from tunnel.clock import Clock
 from tunnel.config import TunnelConfig
 from tunnel.delivery import Delivery
@@ -172,6 +174,9 @@ class SessionKeeper:
         elif was_new:
             self._queue.save_session(self._server, session.ticket)
         self.is_resumed = is_attached and not was_new
+        if is_attached:  # the gateway's log names it in the same way
+            how = "resumed" if self.is_resumed else "opened"
+            logger.info("session {} is {}", session.id.hex()[:8], how)
         return is_attached
 
     def _check_sizes(self) -> None:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from loguru import logger
 
 from tunnel.addresses import TunnelUrl
 from tunnel.config import TunnelConfig
@@ -119,6 +120,20 @@ def test_opens_a_session(bench: Bench) -> None:
     assert limits.bytes + 64 * limits.messages <= high_water
     assert limits.bytes + 64 * limits.messages > 0.9 * high_water
     assert limits.message_size == bench.config.max_message_size
+
+
+def test_the_log_names_the_session(bench: Bench) -> None:
+    """By the beginning of its id, as the gateway's log does; so that both can be laid together."""
+    told: list[str] = []
+    sink = logger.add(lambda message: told.append(message.record["message"]), level="INFO")
+    logger.enable("tunnel")
+    bench.agree()
+    bench.cut()
+    bench.agree()
+    logger.disable("tunnel")
+    logger.remove(sink)
+    name = bench.session.id.hex()[:8]
+    assert told == [f"session {name} is opened", f"session {name} is resumed"]
 
 
 def test_the_least_that_may_be_held() -> None:
