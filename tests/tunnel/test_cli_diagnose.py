@@ -6,6 +6,7 @@ import base64
 import contextlib
 import datetime
 import hashlib
+import io
 import json
 import os
 import pty
@@ -419,3 +420,32 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch, url: str) -> str:
     reader.join()
     os.close(master)
     return b"".join(chunks).decode()
+
+
+class LeavingReader(io.StringIO):
+    """A pipe whose reader leaves after so many lines."""
+
+    def __init__(self, lines: int, null: io.TextIOBase) -> None:
+        super().__init__()
+        self._lines = lines
+        self._null = null
+
+    def fileno(self) -> int:
+        return self._null.fileno()
+
+    def write(self, text: str) -> int:
+        if self.getvalue().count("\n") >= self._lines:
+            raise BrokenPipeError(32, "Broken pipe")
+        return super().write(text)
+
+
+@pytest.mark.parametrize("lines", range(11))
+def test_a_reader_may_leave_after_any_line(
+    lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with ``| head``: exit code 1, without a word, whichever thread shows the step."""
+    with GatewayThread("echo") as gateway, open(os.devnull, "w") as null:
+        monkeypatch.setattr("sys.stdout", LeavingReader(lines, null))
+        assert cli.main(["diagnose", f"ws://127.0.0.1:{gateway.port}/"]) == 1
+        monkeypatch.undo()
+    assert capsys.readouterr().err == ""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from tunnel.addresses import TunnelUrl
 from tunnel.arguments import checked_limit
@@ -16,6 +18,7 @@ from tunnel.commands.steps import Step, Steps, StepStatus
 from tunnel.commands.target import add_target_options, connect_options
 from tunnel.errors import ConfigurationError
 
+_T = TypeVar("_T")
 _DAY = 86_400
 
 
@@ -58,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         ConfigurationError: An argument is wrong.
+        OSError: Nobody takes what is shown, as after ``| head``.
     """
     timeout = checked_limit("--timeout", arguments.timeout)
     if not 0.001 <= timeout <= _DAY:
@@ -74,13 +78,50 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _show(url: TunnelUrl, text: str, options: dict[str, Any], timeout: float, echo: bool) -> int:
     view = view_for(sys.stdout)
-    steps = Steps(view.begin, view.end)
+    output = _Output()
+    steps = Steps(output.guarded(view.begin), output.guarded(view.end))
     diagnosis = Diagnosis(steps, timeout, wants_echo=echo)
     print(f"diagnosing {url.redacted}", flush=True)
     with view:
         diagnosis.run(text, **options)
+        output.check()
         view.close(verdict(steps.done), is_good=not steps.has_failed)
     return int(steps.has_failed)
+
+
+class _Output:
+    """Keeps what goes wrong with the output away from the tunnel, on whose thread steps are shown.
+
+    There it would pass for a fault of the connection. It is raised in the thread that made this,
+    which is the one that makes the steps.
+    """
+
+    def __init__(self) -> None:
+        self._owner = threading.get_ident()
+        self._error: OSError | None = None
+
+    def guarded(self, show: Callable[[_T], object]) -> Callable[[_T], None]:
+        """Return the function, so that it raises an OSError in the owner's thread alone."""
+
+        def guarded(shown: _T) -> None:
+            if self._error is None:
+                try:
+                    show(shown)
+                except OSError as error:
+                    self._error = error
+            if threading.get_ident() == self._owner:
+                self.check()
+
+        return guarded
+
+    def check(self) -> None:
+        """Raise what went wrong.
+
+        Raises:
+            OSError: The output could not be written.
+        """
+        if self._error is not None:
+            raise self._error
 
 
 def _write_json(
