@@ -74,6 +74,16 @@ def no_leaks() -> Iterator[None]:
         pytest.fail(f"the test left descriptors open: {more}")
 
 
+@pytest.fixture
+def status_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where status sockets are looked for, this test's alone; `XDG_RUNTIME_DIR` is ``tmp_path``."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr("tunnel.status.places._RUNTIME", tmp_path / "users")
+    monkeypatch.setattr("tunnel.status.places._TEMPORARY", tmp_path / "shared")
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def dot() -> str:
     """The path of Graphviz's `dot`; without it the test is skipped."""

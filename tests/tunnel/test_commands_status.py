@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -77,10 +78,9 @@ def process(*tunnels: TunnelStatus) -> ProcessStatus:
 
 
 @pytest.fixture(autouse=True)
-def _nobody_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _nobody_else(monkeypatch: pytest.MonkeyPatch, status_folders: Path) -> None:
     """Tunnels of other tests are not seen, nor sockets of other programs."""
     monkeypatch.setattr(roll, "_members", type(roll._members)())
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 
 @pytest.fixture
@@ -182,7 +182,10 @@ class TestStatus:
     ) -> None:
         """With exit code 2, and what to do."""
         assert cli.main([command]) == 2
-        assert f"tunnel {command}: error: no program of yours" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert f"tunnel {command}: error: no program of yours tells its status in " in error
+        assert f"{path.parent / 'resilient-tunnel'}, " in error
+        assert f" or {path.parent / 'shared'}" in error
         assert cli.main([command, str(path)]) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"tunnel {command}: error: there is no {path}: the program")
@@ -302,6 +305,44 @@ class TestWatch:
             cli.main(["watch", "--every", every])
         assert end.value.code == 2
         assert "is no number of seconds from 0.05 to 3600" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["status", "watch"])
+def test_a_folder_of_others_is_told(
+    command: str, status_folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is not looked into, and that is said beside the rest."""
+    taken = status_folders / "shared" / f"resilient-tunnel-{os.getuid()}"
+    taken.mkdir(parents=True)
+    taken.chmod(0o777)
+    assert cli.main([command]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"tunnel {command}: {taken} is not a folder of yours alone")
+    assert second.startswith(f"tunnel {command}: error: no program of yours tells its status")
+
+
+def test_without_such_sockets_no_folder_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on Windows, where none is looked into."""
+    monkeypatch.delattr(socket, "AF_UNIX")
+    assert cli.main(["status"]) == 2
+    assert "tells its status: have it call" in capsys.readouterr().err
+
+
+def test_programs_that_hang_are_not_denied(
+    status_folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When the only one does not answer, that is said, and not that there is none."""
+    monkeypatch.setattr(StatusClient.__init__, "__defaults__", (0.2,))
+    (status_folders / "resilient-tunnel").mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(status_folders / "resilient-tunnel" / "1.sock"))
+        listener.listen()
+        assert cli.main(["status"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("1.sock does not answer within 0.2 s")
+    assert second.endswith("error: none of your programs that tell their status has answered")
 
 
 def test_a_program_that_hangs_has_not_ended(

@@ -33,10 +33,9 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def _nobody_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _nobody_else(monkeypatch: pytest.MonkeyPatch, status_folders: Path) -> None:
     """Tunnels of other tests are not seen, nor sockets of other programs."""
     monkeypatch.setattr(roll, "_members", type(roll._members)())
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 
 @pytest.fixture
@@ -433,6 +432,63 @@ class TestAsking:
         assert served_paths() == []
         folder.chmod(0o777)
         with pytest.raises(StatusError, match="not a folder of yours alone"):
+            served_paths()
+
+    @pytest.mark.parametrize("served_at", ["runtime", "users", "temporary", "shared"])
+    @pytest.mark.parametrize("asks_from", ["runtime", "users", "temporary", "nowhere"])
+    def test_the_environment_may_be_another(
+        self, served_at: str, asks_from: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A service and a login shell find each other, wherever their environments lead them."""
+        user = str(os.getuid())
+        for folder in ("runtime", "temporary", "shared"):
+            (tmp_path / folder).mkdir()
+        (tmp_path / "users" / user).mkdir(parents=True)
+
+        def enter(place: str) -> None:
+            runtime = {"runtime": tmp_path / "runtime", "users": tmp_path / "users" / user}
+            temporary = {"temporary": tmp_path / "temporary"}
+            monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime.get(place, "")))
+            monkeypatch.setattr("tempfile.tempdir", str(temporary.get(place, tmp_path / "shared")))
+
+        enter(served_at)
+        with serve() as server:
+            enter(asks_from)
+            can_be_known = served_at in ("users", "shared", asks_from)
+            assert served_paths() == ([server.path] if can_be_known else [])
+
+    def test_a_folder_is_looked_into_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also where two ways lead to it, as to a folder for temporary files."""
+        (tmp_path / "shared").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "shared")
+        monkeypatch.delenv("XDG_RUNTIME_DIR")
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "link"))
+        with serve() as server:
+            assert served_paths() == [server.path]
+
+    def test_a_folder_of_others_hides_nobody(self, tmp_path: Path) -> None:
+        """Where somebody else has taken a name, the programs in other folders are found."""
+        (tmp_path / "shared" / f"resilient-tunnel-{os.getuid()}").mkdir(parents=True)
+        taken = tmp_path / "shared" / f"resilient-tunnel-{os.getuid()}"
+        taken.chmod(0o777)
+        (taken / "1.sock").write_text("bait")
+        with serve() as server:
+            assert served_paths() == [server.path]
+        with pytest.raises(StatusError, match=r"shared.* is not a folder of yours alone"):
+            served_paths()
+
+    def test_a_folder_that_cannot_be_reached_is_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As that of another user's session, which an environment may still name."""
+
+        def refuse(folder: Path) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(client_module, "check_folder", refuse)
+        with pytest.raises(StatusError, match="cannot be looked into: Permission denied"):
             served_paths()
 
     def test_nobody_there_is_a_sentence(self, path: Path) -> None:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tunnel.commands.terminal import is_lively
 
 if TYPE_CHECKING:
     from tunnel.status import ProcessStatus
 
-NOBODY = (
-    "no program of yours tells its status: have it call tunnel.status.serve(), or give the path "
-    "that it was called with"
-)
+_T = TypeVar("_T")
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -77,21 +75,50 @@ def print_json(process: ProcessStatus) -> None:
     print(json.dumps(answer), flush=True)
 
 
-def _ask_all(path: Path | None) -> list[ProcessStatus]:
-    from tunnel.status import StatusClient, StatusError, served_paths
+def ask_each(command: str, ask: Callable[[Path], _T]) -> list[_T]:
+    """Ask all programs that can be found; say on standard error which do not answer, and why.
 
-    if path is not None:
-        with StatusClient(path) as client:
-            return [client.ask()]
-    found, refusals = [], []
-    for served in served_paths():
+    Args:
+        command: Which says so.
+        ask: Called with the socket of each.
+
+    Raises:
+        StatusError: No answer came.
+    """
+    from tunnel.status import StatusError
+    from tunnel.status.client import search
+
+    places = search()
+    answers, refusals = [], list(places.refusals)
+    for path in places.paths:
         try:
-            with StatusClient(served) as client:
-                found.append(client.ask())
+            answers.append(ask(path))
         except StatusError as error:
             refusals.append(str(error))
     for refusal in refusals:
-        print(f"tunnel status: {refusal}", file=sys.stderr)
-    if not found:
-        raise StatusError(NOBODY)
-    return found
+        print(f"tunnel {command}: {refusal}", file=sys.stderr)
+    if answers:
+        return answers
+    if places.paths:
+        raise StatusError("none of your programs that tell their status has answered")
+    raise StatusError(
+        f"no program of yours tells its status{_looked_in(places.folders)}: have it call "
+        "tunnel.status.serve(), or give the path that it was called with"
+    )
+
+
+def _looked_in(folders: Sequence[Path]) -> str:
+    if not folders:
+        return ""  # there are no such sockets on this system
+    *others, last = map(str, folders)
+    return f" in {', '.join(others)} or {last}" if others else f" in {last}"
+
+
+def _ask_all(path: Path | None) -> list[ProcessStatus]:
+    from tunnel.status import StatusClient
+
+    def ask(path: Path) -> ProcessStatus:
+        with StatusClient(path) as client:
+            return client.ask()
+
+    return ask_each("status", ask) if path is None else [ask(path)]

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunnel.commands.status import NOBODY, add_path, print_json
+from tunnel.commands.status import add_path, ask_each, print_json
 from tunnel.commands.terminal import is_lively
 
 if TYPE_CHECKING:
@@ -90,19 +90,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _path(path: Path | None) -> Path:
     """Where to ask; without a path there has to be one program, and no doubt which."""
-    from tunnel.status import StatusClient, StatusError, served_paths
+    from tunnel.status import StatusClient, StatusError
 
     if path is not None:
         return path
-    alive = []
-    for served in served_paths():
-        try:
-            StatusClient(served).close()
-        except StatusError:  # it was left behind
-            continue
-        alive.append(served)
-    if not alive:
-        raise StatusError(NOBODY)
+
+    def probed(served: Path) -> Path:
+        StatusClient(served).close()
+        return served
+
+    alive = ask_each("watch", probed)
     if len(alive) > 1:
         choice = " or ".join(str(found) for found in alive)
         raise StatusError(f"several programs of yours tell their status; say which: {choice}")

@@ -7,11 +7,12 @@ import os
 import socket
 import stat
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from tunnel.status.errors import StatusEndedError, StatusError
-from tunnel.status.places import check_folder, default_folder
+from tunnel.status.places import check_folder, usual_folders
 from tunnel.status.report import ProcessStatus
 
 _PIECE = 64 * 1024
@@ -104,21 +105,55 @@ class StatusClient:
         return f"the program at {self.path} has ended, or answers too many others"
 
 
+@dataclass(frozen=True)
+class Search:
+    """What a look at the places where programs serve their status has found.
+
+    Attributes:
+        paths: The sockets, whether anybody listens or not.
+        folders: Where they were looked for; not all of these need exist.
+        refusals: Why a folder was not looked into, a sentence each.
+    """
+
+    paths: tuple[Path, ...] = ()
+    folders: tuple[Path, ...] = ()
+    refusals: tuple[str, ...] = ()
+
+
+def search() -> Search:
+    """Look where the commands look by themselves.
+
+    A folder that is not this user's alone is not looked into: others could pretend to be programs.
+    """
+    if not hasattr(socket, "AF_UNIX"):
+        return Search()
+    folders = usual_folders()
+    paths: list[Path] = []
+    refusals = []
+    for folder in folders:
+        try:
+            check_folder(folder)
+            paths += sorted(folder.glob("*.sock"))
+        except FileNotFoundError:
+            continue
+        except StatusError as error:
+            refusals.append(str(error))
+        except OSError as error:
+            refusals.append(f"{folder} cannot be looked into: {error.strerror}")
+    return Search(tuple(paths), tuple(folders), tuple(refusals))
+
+
 def served_paths() -> list[Path]:
     """Return the sockets where the commands look by themselves, whether anybody listens or not.
 
     Raises:
-        StatusError: Their folder is not this user's alone: others could pretend to be programs.
-        OSError: It cannot be looked at.
+        StatusError: None was found, and a folder could not be looked into, as it is not this user's
+            alone: others could pretend to be programs.
     """
-    if not hasattr(socket, "AF_UNIX"):
-        return []
-    folder = default_folder()
-    try:
-        check_folder(folder)
-    except FileNotFoundError:
-        return []
-    return sorted(folder.glob("*.sock"))
+    found = search()
+    if found.refusals and not found.paths:
+        raise StatusError("; ".join(found.refusals))
+    return list(found.paths)
 
 
 def _connect(path: Path, timeout: float) -> socket.socket:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from tunnel.status.errors import StatusError
 
+_RUNTIME = Path("/run/user")  # a folder of each user who is logged in, by number
+_TEMPORARY = Path("/tmp")  # where a program without TMPDIR has its temporary files
+
 
 def default_folder() -> Path:
     """The folder of this user's sockets; it need not exist.
@@ -18,8 +21,30 @@ def default_folder() -> Path:
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.path.isdir(runtime):
-        return Path(runtime, "resilient-tunnel")
-    return Path(tempfile.gettempdir(), f"resilient-tunnel-{_user()}")
+        return _below_runtime(Path(runtime))
+    return _below_temporary(Path(tempfile.gettempdir()))
+
+
+def usual_folders() -> list[Path]:
+    """The folders where programs of this user may have their sockets; they need not exist.
+
+    A program and who asks it may have other environments, as a service and a login shell have. So
+    these are the folder of this environment, `default_folder`, and those of the usual ones.
+    """
+    folders = [default_folder(), _below_runtime(_RUNTIME / str(_user()))]
+    folders += [_below_temporary(Path(tempfile.gettempdir())), _below_temporary(_TEMPORARY)]
+    places: dict[str, Path] = {}
+    for folder in folders:  # one way to each is enough
+        places.setdefault(os.path.join(os.path.realpath(folder.parent), folder.name), folder)
+    return list(places.values())
+
+
+def _below_runtime(folder: Path) -> Path:
+    return folder / "resilient-tunnel"
+
+
+def _below_temporary(folder: Path) -> Path:
+    return folder / f"resilient-tunnel-{_user()}"
 
 
 def _user() -> int:
