@@ -53,7 +53,7 @@ class TunnelConfig:
             a change of the route to the server tests the link; see "When the network changes".
         fatal_close_codes: Close codes of the peer after which the tunnel does not come back; see
             `tunnel.errors.error_for_close` for those that are final in any case.
-        max_event_history: Events, and transitions, that are remembered.
+        max_event_history: Events that are remembered; of changes of state the last 100 are.
         log_level: The least level at which events of the connection are logged: one of loguru's
             names.
 

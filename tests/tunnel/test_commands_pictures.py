@@ -89,7 +89,7 @@ def test_what_is_no_history_is_refused(
     assert cli.main([*command, str(wrong)]) == 2
     assert f"{wrong} holds no history of a tunnel" in capsys.readouterr().err
     assert cli.main([*command, str(tmp_path / "none")]) == 2
-    assert "No such file" in capsys.readouterr().err
+    assert "none cannot be read: No such file or directory (TUNNEL_010)" in capsys.readouterr().err
     monkeypatch.setattr(sys, "stdin", io.StringIO("{}"))
     assert cli.main([*command, "-"]) == 2
     assert "standard input holds no history" in capsys.readouterr().err
@@ -127,7 +127,36 @@ def test_a_history_is_only_drawn(
     assert not (saved.parent / "out").exists()
 
 
-def test_a_history_is_of_the_lifecycle(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "words"), [("heartbeat", "of the heartbeat"), ("all", "of other machines")]
+)
+def test_a_history_is_of_the_lifecycle(
+    name: str, words: str, saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Of another machine it says nothing."""
-    assert cli.main(["diagram", "heartbeat", "--history", str(saved)]) == 2
-    assert "it says nothing of the heartbeat" in capsys.readouterr().err
+    assert cli.main(["diagram", name, "--history", str(saved)]) == 2
+    assert f"it says nothing {words} (" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lines", [1, 2])
+def test_a_status_is_told_from_a_history(
+    lines: int, saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who saved the one for the other is told how to get what is wanted."""
+    saved.write_text('{"version": 1, "pid": 7, "tunnels": []}\n' * lines)
+    assert cli.main(["timeline", str(saved)]) == 2
+    error = capsys.readouterr().err
+    assert "how tunnels stand, and no history: take one with `tunnel status --history" in error
+
+
+def test_a_picture_that_cannot_be_written_is_a_sentence(
+    saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the name that was asked for."""
+    target = saved.parent / "missing" / "run.svg"
+    assert cli.main(["timeline", str(saved), f"--output={target}"]) == 2
+    error = capsys.readouterr().err
+    assert error == (
+        f"tunnel timeline: error: {target} cannot be written: No such file or directory "
+        "(TUNNEL_010)\n"
+    )

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 import tunnel.status.server as server_module
-from tunnel import TunnelService, cli, roll
+from tunnel import TunnelConnectionState, TunnelService, cli, roll
 from tunnel.commands import status_view
 from tunnel.commands.status_table import plain
+from tunnel.history import History
 from tunnel.status import (
     LastError,
     ProcessStatus,
@@ -26,7 +27,8 @@ from tunnel.status import (
     serve,
 )
 from tunnel.status.report import look
-from tunnel.testing import FakeClock
+from tunnel.testing import FakeClock, ScriptedTransport
+from tunnel.tracker_snapshot import TrackerSnapshot
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs Unix sockets")
 
@@ -200,6 +202,66 @@ class TestStatus:
         with serve(path):
             assert cli.main(["status", str(path)]) == 0
         assert len(shown) == 1
+
+
+class TestHistory:
+    """``tunnel status --history``."""
+
+    def test_it_can_be_drawn(
+        self, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """What is written is what `tunnel timeline` reads, and has the tunnel's own steps."""
+        clock = FakeClock()
+        service = TunnelService(clock=clock, new_transport=ScriptedTransport(clock))
+        service.connect("ws://example.com/", user_id="prices")
+        number = look().tunnels[0].number
+        with serve(path):
+            for name in ("prices", str(number)):
+                assert cli.main(["status", str(path), "--history", name]) == 0
+                saved = tmp_path / "run.json"
+                saved.write_text(capsys.readouterr().out)
+                assert cli.main(["timeline", str(saved), f"--output={tmp_path / 'run.svg'}"]) == 0
+        service.disconnect()
+        history = History.from_json(saved.read_text())
+        assert [step.trigger for step in history.steps] == ["connect", "opened"]
+
+    @pytest.mark.parametrize(
+        ("names", "sentence"),
+        [
+            ((), "no tunnel is called 'prices'; there is none"),
+            (("news", "sports"), "no tunnel is called 'prices'; there are: news, sports"),
+            (
+                ("prices", "news", "prices"),
+                "several tunnels are called 'prices': number 1 of process 7, number 3 of process 7",
+            ),
+        ],
+    )
+    def test_one_tunnel_has_to_be_meant(
+        self,
+        names: tuple[str, ...],
+        sentence: str,
+        path: Path,
+        answer: Callable[..., None],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """With none or several of that name, what there is to choose from is said."""
+        tunnels = [
+            dataclasses.replace(RESTING, number=number, name=name)
+            for number, name in enumerate(names, 1)
+        ]
+        snapshot = TrackerSnapshot(TunnelConnectionState.DISCONNECTED, 0, True, 0, None, ())
+        histories = (History(snapshot),) * len(tunnels)
+        with serve(path) as server:
+            answer(server, dataclasses.replace(process(*tunnels), histories=histories))
+            assert cli.main(["status", str(path), "--history", "prices"]) == 2
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert sentence in shown.err
+
+    def test_it_is_no_status(self, path: Path) -> None:
+        """What is wanted is either the one or the other."""
+        with pytest.raises(SystemExit):
+            cli.main(["status", str(path), "--history", "prices", "--json"])
 
 
 class TestWatch:

@@ -97,6 +97,43 @@ class TestReport:
         assert status.state == service.state.value
         assert status.since is status.server_url is status.last_error is status.round_trip is None
 
+    def test_it_names_the_connection_as_log_lines_do(self) -> None:
+        """So the lines of the tunnel that is looked at can be found; each `connect` has its own."""
+        clock = FakeClock()
+        service = TunnelService(clock=clock, new_transport=ScriptedTransport(clock))
+        lines: list[str] = []
+        handler = logger.add(lines.append, level="DEBUG", format="{extra[connection_id]}")
+        logger.enable("tunnel")
+        try:
+            service.connect("ws://example.com/")
+        finally:
+            logger.disable("tunnel")
+            logger.remove(handler)
+        (status,) = look().tunnels
+        assert {line.strip() for line in lines} == {status.connection_id}
+        service.disconnect()
+
+    def test_an_answer_without_the_connection_is_one(self) -> None:
+        """A program that runs since before it was told is still asked."""
+        answer = json.loads(json.dumps(seen_in_recovery().to_dict()))
+        del answer["tunnels"][0]["connection_id"]
+        assert ProcessStatus.from_dict(answer).tunnels[0].connection_id is None
+
+    @pytest.mark.parametrize("events", [0, 500])
+    def test_a_hundred_changes_are_remembered(self, events: int) -> None:
+        """However many events are."""
+        clock = FakeClock()
+        service = TunnelService(
+            TunnelConfig(max_event_history=events),
+            clock=clock,
+            new_transport=ScriptedTransport(clock),
+        )
+        for _ in range(30):  # four changes each
+            service.connect("ws://example.com/")
+            service.disconnect()
+        (history,) = look(histories=True).histories
+        assert len(history.steps) == 100
+
     def test_a_tunnel_whose_observer_hangs_can_be_looked_at(self) -> None:
         """In the midst of a change of state no lock is held that the look would wait for."""
         clock = FakeClock()

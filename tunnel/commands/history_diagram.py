@@ -16,12 +16,14 @@ def run(arguments: Namespace) -> int:
         The exit code: 0.
 
     Raises:
-        ConfigurationError: Another machine or format was asked for, or the file is no history.
-        OSError: A file cannot be read or written.
+        ConfigurationError: Another machine or format was asked for, a file cannot be read or
+            written, or is no history.
+        OSError: The folder cannot be made, or standard output not be written to.
     """
     if arguments.name != "lifecycle":
         raise ConfigurationError(
-            f"a history is about the lifecycle; it says nothing of the {arguments.name}"
+            "a history is about the lifecycle; it says nothing of "
+            + ("other machines" if arguments.name == "all" else f"the {arguments.name}")
         )
     if arguments.check or arguments.format not in (None, ["svg"]):
         raise ConfigurationError("a history is drawn as SVG, and there is nothing to check it with")

@@ -53,8 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
         The exit code: 0.
 
     Raises:
-        ConfigurationError: The file is no history.
-        OSError: A file cannot be read or written.
+        ConfigurationError: A file cannot be read or written, or is no history.
+        OSError: Standard output cannot be written to.
     """
     from tunnel.commands.history_files import read_history, write_picture
     from tunnel.pictures import draw_timeline

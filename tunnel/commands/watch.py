@@ -71,8 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         StatusError: The program could not be asked, or does not answer any more.
-        ConfigurationError: There can be no such diagram.
-        OSError: The diagram cannot be written.
+        ConfigurationError: There can be no such diagram, or it cannot be written.
+        OSError: Standard output cannot be written to.
     """
     from tunnel.commands.watch_diagram import checked_diagram, draw
     from tunnel.status import StatusClient

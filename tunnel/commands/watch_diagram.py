@@ -35,8 +35,8 @@ def draw(process: ProcessStatus, path: Path, every: float) -> None:
         every: Seconds until the next look.
 
     Raises:
-        ConfigurationError: A picture can show one tunnel, and there is another number of them.
-        OSError: The file cannot be written.
+        ConfigurationError: A picture can show one tunnel, and there is another number of them; or
+            the file cannot be written.
     """
     pictures = [
         Picture(tunnel.name, draw_diagram(history, now=process.time))

@@ -67,6 +67,8 @@ class TunnelStatus:
         round_trip: Of the heartbeat's last answered ping on this link; None: there is none.
         quality: How good the connection is: excellent, good, fair, poor or unknown.
         last_error: The latest error that is remembered; None: there is none.
+        connection_id: What its log lines and events carry since the latest `connect`; None before
+            the first.
     """
 
     number: int
@@ -86,6 +88,7 @@ class TunnelStatus:
     round_trip: float | None
     quality: str
     last_error: LastError | None
+    connection_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -201,6 +204,7 @@ def _look_at(number: int, service: TunnelService) -> TunnelStatus:
         round_trip=numbers["round_trip"],
         quality=service.health.quality.value,
         last_error=_last_error(service.last_error, tracker.events),
+        connection_id=connection.id if connection is not None else None,
     )
 
 
