@@ -10,13 +10,15 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 import tunnel.status.server as server_module
 from tunnel import TunnelConnectionState, TunnelService, cli, roll
 from tunnel.commands import status_view
-from tunnel.commands.status_table import plain
+from tunnel.commands.status_table import HEADINGS, plain
 from tunnel.history import History
 from tunnel.status import (
     LastError,
@@ -60,6 +62,7 @@ RECOVERING = dataclasses.replace(
     attempt=3,
     next_attempt=1007.4,
     queued=7,
+    reconnections=4,
     round_trip=0.0125,
     quality="fair",
     last_error=LastError("TUNNEL_001", "nobody listens there", 998.0),
@@ -117,6 +120,7 @@ class TestTable:
             "disconnected",
             "-",
             "-",
+            "-",
             "0/100",
             "-",
             "unknown",
@@ -126,7 +130,7 @@ class TestTable:
             recovering.index("7/100")
         ] * 2
         assert " ".join(recovering.split()) == (
-            "prices reconnecting 10.0 s 3 of 10, in 7.4 s 7/100 12 ms fair "
+            "prices reconnecting 10.0 s 4 3 of 10, in 7.4 s 7/100 12 ms fair "
             "TUNNEL_001 2.0 s ago: nobody listens there"
         )
 
@@ -151,6 +155,90 @@ class TestTable:
         shown = capsys.readouterr().out
         assert "[bold]x" in shown
         assert "disconnected" in shown
+
+
+def drawn(*tunnels: TunnelStatus, width: int, height: int, fits: bool = True) -> list[str]:
+    """The lines of rich's table in a terminal of this size."""
+    output = io.StringIO()
+    console = Console(file=output, width=width, height=height)
+    console.print(status_view.table(process(*tunnels), console, fits=fits))
+    return [line.rstrip() for line in output.getvalue().splitlines()]
+
+
+def numbered(number: int, **changes: Any) -> TunnelStatus:
+    """A tunnel that is connected."""
+    changes = {"name": f"feed-{number}", "state": "connected", "since": 100.0, **changes}
+    return dataclasses.replace(RESTING, number=number, **changes)
+
+
+class TestSmallTerminals:
+    def test_where_there_is_room_all_is_shown(self) -> None:
+        """In the order in which the tunnels were made, with whole errors."""
+        long = dataclasses.replace(RECOVERING, last_error=LastError("C", "word " * 40, 998.0))
+        lines = drawn(numbered(1), long, numbered(3), width=110, height=30)
+        assert [line.split()[0] for line in lines[3:6]] == ["feed-1", "prices", "feed-3"]
+        assert " ".join(lines[6:]).count("word") == 40
+
+    @pytest.mark.parametrize("height", [9, 12, 30])
+    def test_trouble_comes_first_where_not_all_fit(self, height: int) -> None:
+        """Each with its error on one line; those that are not shown are counted."""
+        error = LastError("TUNNEL_001", "nobody listens there " * 20, 995.0)
+        tunnels = [numbered(n) for n in range(1, 41)]
+        tunnels[4] = numbered(5, last_error=dataclasses.replace(error, time=3.0))  # long over
+        tunnels[11] = numbered(12, name="flapping", last_error=error)
+        tunnels[22] = dataclasses.replace(RECOVERING, number=23, last_error=error)
+        tunnels[33] = numbered(34, name="broken", state="error", last_error=error)
+        lines = drawn(*tunnels, width=90, height=height)
+        assert len(lines) <= height
+        names = [line.split()[0] for line in lines]
+        place = names.index("broken:")
+        rows, errors = names[3:place], names[place:-1]
+        assert rows[:2] == ["broken", "prices"]
+        assert errors == [f"{name}:" for name in rows if not name.startswith("feed")]
+        assert lines[-1].startswith(f"{40 - len(rows)} more tunnels: ")
+        assert (rows + ["-"] * 3)[2] == ("flapping" if height > 9 else "-")
+
+    def test_only_errors_may_be_too_many(self) -> None:
+        """Then all tunnels are shown, and errors that are over give way."""
+        over = LastError("TUNNEL_001", "nobody listens there", 3.0)
+        tunnels = [numbered(n, last_error=over) for n in range(1, 8)]
+        lines = drawn(*tunnels, width=90, height=12)
+        assert [line.split()[0] for line in lines[3:10]] == [f"feed-{n}" for n in range(1, 8)]
+        assert lines[10:] == ["errors that are over are left out"]
+
+    @pytest.mark.parametrize(
+        ("width", "columns"),
+        [
+            (110, ("for", "reconnects", "attempt", "queue", "round trip", "quality")),
+            (98, ("for", "reconnects", "attempt", "queue", "round trip")),
+            (80, ("for", "reconnects", "attempt", "queue")),
+            (70, ("reconnects", "attempt", "queue")),
+            (60, ("attempt", "queue")),
+            (32, ()),
+        ],
+    )
+    def test_columns_are_left_out_where_it_is_narrow(
+        self, width: int, columns: tuple[str, ...]
+    ) -> None:
+        """Quality and round trip first; what is shown is shown as a whole, but for long names."""
+        long = dataclasses.replace(RECOVERING, name="prices-" * 9, queued=100)
+        _, head, _, first, second, *_ = drawn(long, numbered(7), width=width, height=30)
+        shown = [heading for heading in HEADINGS[2:-1] if f" {heading}" in head]
+        assert tuple(shown) == columns
+        assert first.split()[0].startswith("prices-p")
+        assert first.split()[0].endswith("…")
+        assert "…" not in " ".join(first.split()[1:])
+        assert ("100/100" in first) is ("queue" in columns)
+        assert second.split()[:2] == ["feed-7", "connected"]
+
+    def test_errors_are_whole_when_shown_once(self) -> None:
+        """Nothing has to fit, and the order stays."""
+        tunnels = [dataclasses.replace(RECOVERING, number=n, name=f"feed-{n}") for n in range(1, 9)]
+        lines = drawn(*tunnels, width=90, height=5, fits=False)
+        assert [line.split()[0] for line in lines[3:]] == [
+            *(f"feed-{n}" for n in range(1, 9)),
+            *(f"feed-{n}:" for n in range(1, 9)),
+        ]
 
 
 class TestStatus:
@@ -276,8 +364,8 @@ class TestWatch:
         shown = capsys.readouterr()
         assert shown.out.splitlines() == [
             "1970-01-01 00:16:40 UTC  tunnel-1  disconnected  queue 0/100",
-            "1970-01-01 00:16:40 UTC  prices  reconnecting  for 10.0 s, attempt 3 of 10, in 7.4 s, "
-            "queue 7/100, round trip 12 ms, quality fair, "
+            "1970-01-01 00:16:40 UTC  prices  reconnecting  for 10.0 s, reconnects 4, "
+            "attempt 3 of 10, in 7.4 s, queue 7/100, round trip 12 ms, quality fair, "
             "last error TUNNEL_001 2.0 s ago: nobody listens there",
         ]
         assert shown.err == f"tunnel watch: the program at {path} has ended\n"

@@ -8,7 +8,17 @@ from tunnel.pictures.svg import printable
 from tunnel.pictures.words import duration, round_trip
 from tunnel.status import ProcessStatus, TunnelStatus
 
-HEADINGS = ("name", "state", "for", "attempt", "queue", "round trip", "quality", "last error")
+HEADINGS = (
+    "name",
+    "state",
+    "for",
+    "reconnects",
+    "attempt",
+    "queue",
+    "round trip",
+    "quality",
+    "last error",
+)
 
 
 def title(process: ProcessStatus) -> str:
@@ -29,6 +39,7 @@ def row(tunnel: TunnelStatus, now: float) -> tuple[str, ...]:
         tunnel.name,
         tunnel.state,
         "-" if tunnel.since is None else duration(max(0.0, now - tunnel.since)),
+        str(tunnel.reconnections or "-"),
         _attempt(tunnel, now),
         f"{tunnel.queued}/{tunnel.max_queued}",
         "-" if tunnel.round_trip is None else round_trip(tunnel.round_trip),

@@ -128,7 +128,7 @@ def _view(stack: ExitStack, *, as_json: bool) -> _Show:
         from tunnel.commands.status_view import live, table
 
         place = stack.enter_context(live())
-        return lambda process: place.update(table(process), refresh=True)
+        return lambda process: place.update(table(process, place.console, fits=True), refresh=True)
     return _Changes().show
 
 
