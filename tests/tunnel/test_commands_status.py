@@ -6,10 +6,12 @@ import dataclasses
 import io
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -437,6 +439,44 @@ class TestWatch:
             assert text.startswith(begin)
             assert service.state.value in text
         assert not list(tmp_path.glob(".*"))
+
+    def test_the_last_page_says_that_it_is_the_last(
+        self, path: Path, tmp_path: Path, answer: Callable[..., None]
+    ) -> None:
+        """After the end of the program a browser neither loads it again nor says "now"."""
+        target = tmp_path / "all.html"
+        snapshot = TrackerSnapshot(TunnelConnectionState.DISCONNECTED, 0, True, 0, None, ())
+        seen = dataclasses.replace(process(RECOVERING), histories=(History(snapshot),))
+        with serve(path) as server:
+            answer(server, seen, seen)
+            assert cli.main(["watch", str(path), "--every=0.05", f"--diagram={target}"]) == 0
+        page = target.read_text("utf-8")
+        assert 'http-equiv="refresh"' not in page
+        assert "<h1>app.py, process 7, as of 1970-01-01 00:16:40 UTC</h1>" in page
+        assert "<p>The program has ended.</p>" in page
+        assert "prices: reconnecting<span>for 10.0 s, reconnects 4, attempt 3 of 10" in page
+        assert "last error TUNNEL_001 2.0 s ago: nobody listens there</span>" in page
+
+    def test_a_page_that_nobody_keeps_says_so(
+        self, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As after Ctrl-C, when nobody knows how the program does; before that it was kept."""
+        target = tmp_path / "all.html"
+        kept: list[str] = []
+
+        def interrupt(timeout: float) -> None:
+            kept.append(target.read_text("utf-8"))
+            raise KeyboardInterrupt
+
+        with serve(path), monkeypatch.context() as patch:
+            pause = SimpleNamespace(wait=interrupt)
+            patch.setattr("tunnel.commands.watch.threading", SimpleNamespace(Event=lambda: pause))
+            assert cli.main(["watch", str(path), "--every=2", f"--diagram={target}"]) == 130
+        assert '<meta http-equiv="refresh" content="2">' in kept[0]
+        assert "Nobody watches" not in kept[0]
+        page = target.read_text("utf-8")
+        assert 'http-equiv="refresh"' not in page
+        assert re.search(r"<p>Nobody watches since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\.</p>", page)
 
     def test_a_diagram_that_cannot_be_is_a_sentence(
         self, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

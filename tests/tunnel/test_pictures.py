@@ -209,12 +209,16 @@ class TestTimeline:
 
 def test_a_page_needs_nothing_else() -> None:
     """It holds the pictures themselves, escapes what people wrote, and says when to come again."""
-    page = as_page("<app>", [Picture("a & b", "<svg/>")], footer="<end>", refresh=2)
+    picture = Picture("a & b", "<svg/>", "since <noon>")
+    page = as_page("<app>", [picture], notice="<over>", footer="<end>", refresh=2)
     assert "<h1>&lt;app&gt;</h1>" in page
     assert "a &amp; b" in page
+    assert "<span>since &lt;noon&gt;</span></figcaption>" in page
+    assert "<p>&lt;over&gt;</p>" in page
     assert "&lt;end&gt;" in page
     assert '<meta http-equiv="refresh" content="2">' in page
     assert "refresh" not in as_page("app", [])
+    assert "<p>" not in as_page("app", [])
     assert "src=" not in page
 
 

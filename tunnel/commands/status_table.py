@@ -20,6 +20,8 @@ HEADINGS = (
     "last error",
 )
 
+_NOTHING = ("-", "unknown")  # cells that say nothing
+
 
 def title(process: ProcessStatus) -> str:
     """Say which process it is."""
@@ -47,6 +49,12 @@ def row(tunnel: TunnelStatus, now: float) -> tuple[str, ...]:
         _error(tunnel, now),
     )
     return tuple(printable(cell) for cell in cells)
+
+
+def facts(tunnel: TunnelStatus, now: float) -> str:
+    """Return in one line what a row tells beside name and state, but for what says nothing."""
+    cells = zip(HEADINGS[2:], row(tunnel, now)[2:], strict=True)
+    return ", ".join(f"{heading} {cell}" for heading, cell in cells if cell not in _NOTHING)
 
 
 def plain(process: ProcessStatus) -> str:

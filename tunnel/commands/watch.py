@@ -6,8 +6,9 @@ import argparse
 import math
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,9 @@ from tunnel.commands.status import add_path, ask_each, print_json
 from tunnel.commands.terminal import is_lively
 
 if TYPE_CHECKING:
+    from tunnel.commands.watch_diagram import DiagramFile
     from tunnel.status import ProcessStatus, StatusClient, TunnelStatus
 
-_NOTHING = ("-", "unknown")  # cells that say nothing
 _Show = Callable[["ProcessStatus"], None]
 
 
@@ -74,18 +75,34 @@ def run(arguments: argparse.Namespace) -> int:
         ConfigurationError: There can be no such diagram, or it cannot be written.
         OSError: Standard output cannot be written to.
     """
-    from tunnel.commands.watch_diagram import checked_diagram, draw
+    from tunnel.commands.watch_diagram import DiagramFile
     from tunnel.status import StatusClient
 
-    diagram = checked_diagram(arguments.diagram)
+    file = arguments.diagram
+    diagram = None if file is None else DiagramFile(file, arguments.every)
     with StatusClient(_path(arguments.path)) as client, ExitStack() as stack:
         show = _view(stack, as_json=arguments.json)
+        if diagram is not None:
+            stack.enter_context(_closing(diagram))
         for process in _looks(client, arguments.every, histories=diagram is not None):
             show(process)
             if diagram is not None:
-                draw(process, diagram, arguments.every)
+                diagram.draw(process)
     print(f"tunnel watch: the program at {client.path} has ended", file=sys.stderr)
     return 0
+
+
+@contextmanager
+def _closing(diagram: DiagramFile) -> Iterator[None]:
+    """Have a page that a browser shows say in the end that it is the last one."""
+    from tunnel.pictures.words import moment
+
+    try:
+        yield
+    except BaseException:
+        diagram.close(f"Nobody watches since {moment(time.time())}.")
+        raise
+    diagram.close("The program has ended.")
 
 
 def _path(path: Path | None) -> Path:
@@ -139,7 +156,7 @@ class _Changes:
         self._shown: dict[int, tuple[str, object]] = {}  # by number: its name, and what was shown
 
     def show(self, process: ProcessStatus) -> None:
-        from tunnel.commands.status_table import HEADINGS, row
+        from tunnel.commands.status_table import facts, row
         from tunnel.pictures.words import moment
 
         clock = moment(process.time)
@@ -147,14 +164,12 @@ class _Changes:
         for number in sorted(gone):
             print(f"{clock}  {self._shown.pop(number)[0]}  gone", flush=True)
         for tunnel in process.tunnels:
-            name, state, *rest = row(tunnel, process.time)
+            name, state, *_ = row(tunnel, process.time)
             shown = name, _gist(tunnel)
             if self._shown.get(tunnel.number) == shown:
                 continue
             self._shown[tunnel.number] = shown
-            cells = zip(HEADINGS[2:], rest, strict=True)
-            facts = [f"{heading} {cell}" for heading, cell in cells if cell not in _NOTHING]
-            print(f"{clock}  {name}  {state}  {', '.join(facts)}", flush=True)
+            print(f"{clock}  {name}  {state}  {facts(tunnel, process.time)}", flush=True)
 
 
 def _gist(tunnel: TunnelStatus) -> object:

@@ -11,6 +11,8 @@ body { font: 14px Helvetica, Arial, sans-serif; color: #16283a; background: #f5f
 figure { background: white; border: 1px solid #d5dde6; border-radius: 8px; padding: 1em;
          margin: 0 0 2em; display: inline-block; max-width: 100%; box-sizing: border-box }
 figcaption { font-weight: bold; margin-bottom: .6em }
+figcaption span { font-weight: normal; display: block }
+h1 + p { font-weight: bold; color: #a01c1c }
 svg { max-width: 100%; height: auto }
 footer { color: #6b7c8f }"""
 
@@ -22,30 +24,44 @@ class Picture:
     Attributes:
         caption: What is said above it.
         svg: The picture itself.
+        details: What is said below the caption; may be empty.
     """
 
     caption: str
     svg: str
+    details: str = ""
 
 
 def as_page(
-    title: str, pictures: Sequence[Picture], *, footer: str = "", refresh: int | None = None
+    title: str,
+    pictures: Sequence[Picture],
+    *,
+    notice: str = "",
+    footer: str = "",
+    refresh: int | None = None,
 ) -> str:
     """Return a page with some pictures below each other.
 
     Args:
         title: Its heading.
         pictures: What it shows.
+        notice: What a reader has to know before anything else, below the heading.
         footer: A last line.
         refresh: Seconds after which a browser loads the page anew; None: never.
     """
     again = f'<meta http-equiv="refresh" content="{refresh}">\n' if refresh is not None else ""
     figures = "\n".join(
-        f"<figure><figcaption>{escape(p.caption)}</figcaption>\n{p.svg}</figure><br>"
+        f"<figure><figcaption>{escape(p.caption)}{_tagged('span', p.details)}</figcaption>\n"
+        f"{p.svg}</figure><br>"
         for p in pictures
     )
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{again}'
         f"<title>{escape(title)}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n<body>\n"
-        f"<h1>{escape(title)}</h1>\n{figures}\n<footer>{escape(footer)}</footer>\n</body>\n</html>\n"
+        f"<h1>{escape(title)}</h1>\n{_tagged('p', notice)}\n{figures}\n"
+        f"<footer>{escape(footer)}</footer>\n</body>\n</html>\n"
     )
+
+
+def _tagged(tag: str, text: str) -> str:
+    return f"<{tag}>{escape(text)}</{tag}>" if text else ""
