@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 from statemachine.declaration import Declaration
 from statemachine.diagram import EXTENSIONS, render, stale, write
 from statemachine.errors import DiagramError
+
+_DEFAULT_FORMAT = "mermaid"
 
 
 class _Refused(Exception):
@@ -35,22 +38,28 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m statemachi
     """
     parser = _parser(prog)
     arguments = parser.parse_args(argv)
-    formats = [f for f in EXTENSIONS if {f, "all"} & set(arguments.format)]
+    formats = [f for f in EXTENSIONS if {f, "all"} & set(arguments.format or [_DEFAULT_FORMAT])]
     try:
         declarations = _load_all(arguments.declaration)
         if arguments.check:
             return _check(declarations, formats, arguments.output)
-        for declaration in declarations:
-            if arguments.output is not None:
+        if arguments.output is not None:
+            for declaration in declarations:
                 write(declaration, formats, arguments.output)
-            else:
-                _print(render(declaration, format) for format in formats)
+        else:  # all of it, or nothing
+            _print([render(declaration, f) for declaration in declarations for f in formats])
     except BrokenPipeError:  # the reader of the output has left, as `head` does
         raise
     except (_Refused, DiagramError, OSError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        print(f"{parser.prog}: error: {_sentence(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be read or written: {error.strerror}"
+    return str(error)
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -68,9 +77,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--format",
         action="append",
-        required=True,
         choices=[*EXTENSIONS, "all"],
-        help="what to draw; may be given several times",
+        help=f"what to draw; may be given several times (default: {_DEFAULT_FORMAT}). svg needs "
+        "Graphviz's dot",
     )
     parser.add_argument(
         "--output",
@@ -103,7 +112,7 @@ def _load(place: str) -> Declaration:
         raise _Refused(f"{place!r} is not of the form MODULE:NAME")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a module may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # a module may raise anything while it is imported
         why = f"{type(error).__name__}: {error}"
         raise _Refused(f"the module {module_name!r} cannot be imported: {why}") from error
     if not hasattr(module, name):
@@ -126,6 +135,8 @@ def _check(declarations: Iterable[Declaration], formats: Iterable[str], folder: 
 
 
 def _print(texts: Iterable[str]) -> None:
+    if sys.stdout is None:
+        raise _Refused(f"standard output is closed; to drop what is written, give {os.devnull}")
     for text in texts:  # as bytes: sentences may hold what the terminal's encoding does not
         sys.stdout.buffer.write(text.encode())
     sys.stdout.buffer.flush()

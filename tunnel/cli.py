@@ -15,7 +15,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from tunnel.commands import connect, diagnose, diagram, status, timeline, watch
+from tunnel import __version__
 from tunnel.errors import TunnelError
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
 
     Raises:
-        SystemExit: By argparse: after ``--help`` with 0, after an unknown option with 2.
+        SystemExit: By argparse: after ``--help`` and ``--version`` with 0, after an unknown option
+            with 2.
     """
     if sys.stderr is None:  # it was closed; what is said there is for nobody
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end
@@ -40,15 +41,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         sentence = f"standard output is closed; to drop what is written, give {os.devnull}"
         print(f"tunnel: error: {sentence}", file=sys.stderr)
         return 2
-    arguments = _parser().parse_args(argv)
+    try:
+        return _run(_parser().parse_args(argv))
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         if isinstance(sys.stdout, io.TextIOWrapper):  # a name that it cannot encode is still shown
             sys.stdout.reconfigure(errors="backslashreplace")
         code: int = arguments.run(arguments)
         sys.stdout.flush()  # here, where a reader that has gone away can still be handled
         return code
-    except KeyboardInterrupt:
-        return _INTERRUPTED
     except BrokenPipeError:
         # Nobody reads any more, as after "| head": nothing more to say, also not while exiting.
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -57,16 +62,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except (TunnelError, OSError) as error:
         with suppress(OSError):  # a terminal may have gone away
-            print(f"tunnel {arguments.command}: error: {error}", file=sys.stderr)
+            print(f"tunnel {arguments.command}: error: {_sentence(error)}", file=sys.stderr)
         return 2
 
 
+def _sentence(error: TunnelError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be read or written: {error.strerror}"
+    return str(error)
+
+
 def _parser() -> argparse.ArgumentParser:
+    # Here, where Ctrl-C is handled: these imports take a while.
+    from tunnel.commands import connect, diagnose, diagram, status, timeline, watch
+
     parser = argparse.ArgumentParser(
         prog="tunnel",
         description="WebSocket connections that come back by themselves.",
         epilog=f"Exit codes: 0 done; 1 the answer is no; {_EXIT_CODES}",
     )
+    parser.add_argument("--version", action="version", version=f"tunnel {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_demo(commands)
     for command in (connect, diagnose, diagram):
@@ -116,7 +131,8 @@ def _add_gateway(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="serve tunnels: the other end, which resumes their sessions",
         description="Serve tunnels and other WebSocket clients, until SIGTERM or SIGINT. The first "
         "line of standard output says where it listens.",
-        epilog=f"Exit codes: 0 it was stopped by a signal; {_EXIT_CODES}",
+        epilog="Exit codes: 0 it was stopped by a signal; 2 it could not be done, and why is said; "
+        "130 Ctrl-C came before it could listen.",
     )
     parser.add_argument(
         "--listen",

@@ -48,6 +48,22 @@ def test_it_draws_to_standard_output(capfdbinary: pytest.CaptureFixture[bytes]) 
     assert capfdbinary.readouterr().out == diagram.render(LAMP, "mermaid").encode()
 
 
+def test_mermaid_is_the_default(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """As with ``tunnel diagram``."""
+    assert main(["users_machines:LAMP"]) == 0
+    assert capfdbinary.readouterr().out == diagram.render(LAMP, "mermaid").encode()
+
+
+def test_a_closed_output_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A shell may have closed it; files are written all the same."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["users_machines:LAMP"]) == 2
+    assert "error: standard output is closed; to drop" in capsys.readouterr().err
+    assert main(["users_machines:LAMP", f"--output={tmp_path}"]) == 0
+
+
 def test_formats_and_declarations_may_be_several(
     capfdbinary: pytest.CaptureFixture[bytes],
 ) -> None:
@@ -138,6 +154,15 @@ def test_a_module_that_raises_is_told(capsys: pytest.CaptureFixture[str]) -> Non
     assert "InvalidDeclaration: declaration 'd' has 2 problems:" in capsys.readouterr().err
 
 
+def test_a_module_that_ends_the_program_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a script does that has no guard; its exit code is not ours."""
+    (tmp_path / "users_script.py").write_text("import sys\nsys.exit(3)\n")
+    assert main(["users_script:D"]) == 2
+    assert "'users_script' cannot be imported: SystemExit: 3\n" in capsys.readouterr().err
+
+
 def test_a_folder_that_cannot_be_made_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,19 +170,23 @@ def test_a_folder_that_cannot_be_made_is_told(
     (tmp_path / "file").write_text("")
     argv = ["users_machines:LAMP", "--format", "dot", "--output", str(tmp_path / "file")]
     assert main(argv) == 2
-    assert capsys.readouterr().err.startswith("python -m statemachine: error: ")
+    sentence = f"{tmp_path / 'file'} cannot be read or written: File exists"
+    assert capsys.readouterr().err == f"python -m statemachine: error: {sentence}\n"
 
 
 def test_missing_graphviz_is_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without Graphviz the command says how to install it."""
+    """Without Graphviz the command says how to install it, and prints nothing else."""
     monkeypatch.setenv("PATH", "")
-    assert main(["users_machines:LAMP", "--format", "svg"]) == 2
-    assert "apt-get install graphviz" in capsys.readouterr().err
+    for format in ("svg", "all"):
+        assert main(["users_machines:LAMP", "--format", format]) == 2
+        out, error = capsys.readouterr()
+        assert "apt-get install graphviz" in error
+        assert out == ""
 
 
-@pytest.mark.parametrize("argv", [[], ["a:b"], ["a:b", "--format", "png"]])
+@pytest.mark.parametrize("argv", [[], ["a:b", "--format"], ["a:b", "--format", "png"]])
 def test_missing_arguments_are_told(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """What argparse refuses ends with exit code 2 as well."""
     with pytest.raises(SystemExit) as caught:

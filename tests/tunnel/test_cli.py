@@ -60,6 +60,7 @@ def test_the_demo_decides_the_exit_code(code: int, monkeypatch: pytest.MonkeyPat
         (tunnel.demo.DemoError("something is missing"), "something is missing"),
         (ConnectRefusedError("nobody listens there"), "nobody listens there (TUNNEL_001)"),
         (OSError(24, "Too many open files"), "[Errno 24] Too many open files"),
+        (OSError(28, "No space left", "a.svg"), "a.svg cannot be read or written: No space left"),
     ],
 )
 def test_errors_are_one_sentence(
@@ -81,6 +82,47 @@ def test_an_interrupt_ends_quietly(
     play(monkeypatch, KeyboardInterrupt())
     assert cli.main(["demo"]) == 130
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("module", ["tunnel.commands.connect", "tunnel.demo"])
+def test_an_interrupt_while_a_command_is_loaded_ends_quietly(module: str) -> None:
+    """Ctrl-C leads to exit code 130 also before the command has begun."""
+    program = f"""
+import sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+
+from tunnel import cli
+sys.meta_path.insert(0, Interrupting())
+sys.exit(cli.main(["demo"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=False, timeout=50
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """As of many programs."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"tunnel {tunnel.__version__}\n"
+
+
+def test_a_picture_of_the_demo_that_cannot_be_is_told_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is played."""
+    target = tmp_path / "missing" / "demo.svg"
+    assert cli.main(["demo", f"--timeline={target}"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        f"tunnel demo: error: {target} cannot be written: No such file or directory\n",
+    )
 
 
 def test_a_missing_extra_is_named(

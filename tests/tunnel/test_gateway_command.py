@@ -66,8 +66,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--certificate", "empty"], "--certificate and --key go together"),
         (["--certificate", "empty", "--key", "missing"], "the key missing cannot be read"),
         (["--certificate", "empty", "--key", "empty"], "do not make a pair in PEM"),
-        (["--session-keep", "-1"], "session_keep must be between"),
-        (["--max-message-size", "0"], "max_message_size must be between"),
+        (["--certificate", "text", "--key", "text"], "the key text do not make a pair in PEM"),
+        (["--listen", "127.0.0.1:99999"], "with a port from 0 to 65535"),
+        (["--handler", "ending_handlers:f"], "cannot be imported: SystemExit: 3"),
+        (["--session-keep", "-1"], "error: --session-keep must be more than 0"),
+        (
+            ["--max-message-size", "0"],
+            "error: --max-message-size must be more than 0 and",
+        ),
     ],
 )
 def test_mistakes_are_sentences(
@@ -76,8 +82,11 @@ def test_mistakes_are_sentences(
     """What cannot be done is one line on standard error, with exit code 2."""
     (folder / "empty").write_text("# nothing\n")
     (folder / "broken_handlers.py").write_text("raise RuntimeError('on purpose')")
+    (folder / "text").write_text("token")
+    (folder / "ending_handlers.py").write_text("import sys\nsys.exit(3)")
     assert cli.main(["gateway", *options]) == 2
     output, errors = capsys.readouterr()
+    assert "None" not in errors
     assert output == ""
     assert errors.startswith("tunnel gateway: error: ")
     assert words in errors

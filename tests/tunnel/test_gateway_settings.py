@@ -20,12 +20,12 @@ def test_the_defaults_are_valid_and_generous() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
-        ("workers", 0, "workers must be between 0 and 2^31"),
+        ("workers", 0, "workers must be more than 0 and at most 2^31"),
         ("workers", 1.5, "workers must be a number"),
         ("workers", True, "workers must be a number"),
-        ("workers", 2**40, "workers must be between 0 and 2^31"),
-        ("ping_interval", float("nan"), "ping_interval must be between 0 and 2^31"),
-        ("ping_interval", float("inf"), "ping_interval must be between 0 and 2^31"),
+        ("workers", 2**40, "workers must be more than 0 and at most 2^31"),
+        ("ping_interval", float("nan"), "ping_interval must be more than 0 and at most 2^31"),
+        ("ping_interval", float("inf"), "ping_interval must be more than 0 and at most 2^31"),
         ("ping_interval", "1", "ping_interval must be a number"),
     ],
 )

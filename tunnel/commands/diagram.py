@@ -16,7 +16,6 @@ MACHINES = {
 """The machines that can be drawn, by name."""
 
 _ALL = "all"
-_DEFAULT_FORMAT = "mermaid"
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,7 +40,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "--format",
         action="append",
         choices=[*EXTENSIONS, _ALL],
-        help=f"what to draw; may be given several times (default: {_DEFAULT_FORMAT}). svg needs "
+        help="what to draw; may be given several times (default: mermaid). svg needs "
         "Graphviz's dot",
     )
     parser.add_argument(
@@ -80,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     names = MACHINES if arguments.name == _ALL else [arguments.name]
     options = [MACHINES[name] for name in names]
-    options += [f"--format={format}" for format in arguments.format or [_DEFAULT_FORMAT]]
+    options += [f"--format={format}" for format in arguments.format or []]
     if arguments.output is not None:
         options.append(f"--output={arguments.output}")
     if arguments.check:

@@ -52,12 +52,12 @@ def run(*, as_json: bool = False, timeline: Path | None = None) -> int:
     Raises:
         DemoError: Something that the demo needs is missing.
         TunnelError: The first connection was not to be had.
-        OSError: The picture cannot be written; that is found out before anything else.
+        OSError: The picture cannot be written; where that can be known before, it is a DemoError.
     """
     if find_spec("websockets") is None:
         raise DemoError('the demo needs a gateway: pip install "resilient-tunnel[gateway]"')
     if timeline is not None:
-        timeline.open("a").close()
+        _try_to_write(timeline)
     complaint = ""
     with ExitStack() as stack:
         recorder = Recorder(lambda: _gauges(service), lambda note: view.note(note))
@@ -80,6 +80,14 @@ def run(*, as_json: bool = False, timeline: Path | None = None) -> int:
     if as_json:
         print(json.dumps(report.to_dict()), flush=True)
     return 0 if report.tally.is_perfect and not complaint else 1
+
+
+def _try_to_write(path: Path) -> None:
+    """Find out before anything else whether the picture can be written."""
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise DemoError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _service(recorder: Recorder, resending: Resending) -> TunnelService:

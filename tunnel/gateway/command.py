@@ -23,6 +23,7 @@ from loguru import logger
 from tunnel.errors import ConfigurationError
 from tunnel.gateway.auth import Authenticate, TokenFile, tokens_of_environment
 from tunnel.gateway.server import Gateway
+from tunnel.gateway.settings import GatewaySettings
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ADDRESS = re.compile(r"(?:\[([0-9a-fA-F:.%\w]+)\]|([^:\[\]]*)):([0-9]{1,5})")
@@ -63,7 +64,8 @@ def address(text: str) -> tuple[str, int]:
     match = _ADDRESS.fullmatch(text)
     if match is None or int(match[3]) > 65535:
         raise ConfigurationError(
-            "the address to listen on must be HOST:PORT, like 127.0.0.1:8765 or [::1]:8765"
+            "the address to listen on must be HOST:PORT with a port from 0 to 65535, like "
+            "127.0.0.1:8765 or [::1]:8765"
         )
     return match[1] or match[2] or "0.0.0.0", int(match[3])
 
@@ -87,9 +89,9 @@ def tls(certificate: str, key: str) -> ssl.SSLContext:
         # A password would be asked for at the terminal; a service has none.
         context.load_cert_chain(certificate, key, password=_no_password)
     except ssl.SSLError as error:
+        why = f": {error.reason}" if error.reason else ""
         raise ConfigurationError(
-            f"the certificate {certificate} and the key {key} do not make a pair in PEM: "
-            f"{error.reason}"
+            f"the certificate {certificate} and the key {key} do not make a pair in PEM{why}"
         ) from None
     return context
 
@@ -102,11 +104,6 @@ def _gateway(arguments: Namespace) -> Gateway:
     host, port = address(arguments.listen)
     if (arguments.certificate is None) != (arguments.key is None):
         raise ConfigurationError("--certificate and --key go together")
-    settings: dict[str, Any] = {}
-    if arguments.max_message_size is not None:
-        settings["max_message_size"] = arguments.max_message_size
-    if arguments.session_keep is not None:
-        settings["session_keep"] = arguments.session_keep
     return Gateway(
         arguments.handler,
         host=host,
@@ -114,8 +111,27 @@ def _gateway(arguments: Namespace) -> Gateway:
         authenticate=_authenticate(arguments),
         ssl_context=None if arguments.key is None else tls(arguments.certificate, arguments.key),
         forward=arguments.forward,
-        **settings,
+        **_settings(arguments),
     )
+
+
+def _settings(arguments: Namespace) -> dict[str, Any]:
+    """What differs from the defaults; what is wrong is named as the option it came from."""
+    settings = {
+        name: value
+        for name in ("max_message_size", "session_keep")
+        if (value := getattr(arguments, name)) is not None
+    }
+    try:
+        GatewaySettings(**settings)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            problems=[
+                "--" + name.replace("_", "-") + " " + rest
+                for name, _, rest in (problem.partition(" ") for problem in error.problems)
+            ]
+        ) from None
+    return settings
 
 
 def _authenticate(arguments: Namespace) -> Authenticate | None:

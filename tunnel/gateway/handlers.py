@@ -249,7 +249,7 @@ def _load(name: str) -> Handler:
         found: Any = importlib.import_module(module_name)
     except ImportError as error:
         raise ConfigurationError(f"the handler's module cannot be imported: {error}") from None
-    except Exception as error:  # whatever the module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
         raise ConfigurationError(
             f"the handler's module {module_name} cannot be imported: "
             f"{type(error).__name__}: {error}"

@@ -77,6 +77,6 @@ class GatewaySettings:
             if isinstance(value, bool) or not isinstance(value, wanted):
                 problems.append(f"{field.name} must be a number")
             elif not (0 < value <= 2**31 and math.isfinite(value)):
-                problems.append(f"{field.name} must be between 0 and 2^31")
+                problems.append(f"{field.name} must be more than 0 and at most 2^31")
         if problems:
             raise ConfigurationError(problems=problems)
