@@ -181,6 +181,10 @@ class TestSmallTerminals:
         assert [line.split()[0] for line in lines[3:6]] == ["feed-1", "prices", "feed-3"]
         assert " ".join(lines[6:]).count("word") == 40
 
+    def test_no_tunnels_are_only_a_title(self) -> None:
+        """There is no empty table."""
+        assert drawn(width=80, height=24) == ["app.py, process 7: no tunnels"]
+
     @pytest.mark.parametrize("height", [9, 12, 30])
     def test_trouble_comes_first_where_not_all_fit(self, height: int) -> None:
         """Each with its error on one line; those that are not shown are counted."""
