@@ -42,6 +42,9 @@ class Dialler:
         new_transport: Makes a transport for each dial.
         waker: Ends the waits of a dial.
         clock: The source of time.
+
+    Attributes:
+        new_transport: As given; a test may put another in its place.
     """
 
     __slots__ = ("_clock", "_keeper", "_waker", "new_transport")

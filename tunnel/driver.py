@@ -10,9 +10,9 @@ threads post a request (`tunnel.worker`) and wake whatever the activity waits in
 or a socket.
 
 Here stands what each state owns, and which trigger the end of an activity is. How a tunnel dials,
-greets, closes and recovers is known to parts that know nothing of each other. Around it are two
-frames: `tunnel.thread_work` steps through mail, activities and callbacks, and
-`tunnel.request_handler` says what a request does to all that.
+greets, closes and recovers stands by itself in modules of those names. Around it are two frames:
+`tunnel.thread_work` steps through mail, activities and callbacks, and `tunnel.request_handler` says
+what a request does to all that.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from tunnel.errors import (
     TunnelError,
 )
 from tunnel.events import ConnectionEventType
+from tunnel.forks import disown
 from tunnel.greeter import Greeter
 from tunnel.lifecycle import TunnelConnectionState, TunnelTrigger
 from tunnel.link import Link
@@ -200,6 +201,12 @@ class Driver(StateEffects):
             clock,
         )
         self.configure(config)
+
+    def leave_to_parent(self) -> None:
+        """This is a forked child now, and nothing of this is its own; for `tunnel.forks`."""
+        parts = (self._work, self._dialler, self._greeter, self._closing, self._reconnecting)
+        for part in (self.worker, *parts, self._requests, self):
+            disown(part)
 
     # Requests
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import atexit
 import weakref
+from contextlib import suppress
 from typing import Protocol
 
 from loguru import logger
@@ -42,8 +43,8 @@ class Leaver(Protocol):
         """Ask for the end. Must not wait."""
         ...
 
-    def count_unsent(self) -> int:
-        """How many messages have not gone out, or were not acknowledged."""
+    def left_unreported(self) -> str:
+        """What has not gone out, and nobody was told; nothing, if that is so."""
         ...
 
 
@@ -58,20 +59,27 @@ def disconnect_at_exit(leaver: Leaver) -> None:
 def disconnect_all() -> None:
     """Disconnect everything that is connected, or working on it. Does not raise."""
     deadline = SYSTEM_CLOCK.monotonic() + PATIENCE
-    leaving = []
-    for leaver in list(_leavers):
-        if is_inherited(leaver) or not leaver.worker.is_threaded or not leaver.worker.is_running:
+    leavers = [each for each in _leavers if not is_inherited(each) and each.worker.is_threaded]
+    workers = []
+    for leaver in leavers:
+        if not leaver.worker.is_running:
             continue
         try:
             leaver.post_close(Close(True, deadline))
         except TunnelError:  # it has just ended by itself, and no thread can be started any more
             continue
-        leaving.append(leaver)
-    for leaver in leaving:
-        leaver.worker.join(max(0.0, deadline - SYSTEM_CLOCK.monotonic()))
-        unsent = leaver.count_unsent()
-        if unsent:
-            logger.warning("the program ends, and {} messages of {!r} are not out", unsent, leaver)
+        workers.append(leaver.worker)
+    for worker in workers:
+        worker.join(max(0.0, deadline - SYSTEM_CLOCK.monotonic()))
+    for leaver in leavers:
+        _tell_what_is_left(leaver)
+
+
+def _tell_what_is_left(leaver: Leaver) -> None:
+    with suppress(Exception):  # a closed standard error, perhaps: it is too late to complain
+        left = leaver.left_unreported()
+        if left:
+            logger.warning("the program ends; messages of {!r} are left: {}", leaver, left)
 
 
 atexit.register(disconnect_all)

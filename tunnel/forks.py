@@ -16,6 +16,7 @@ notice. Where the system cannot fork there is nothing to do.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import weakref
@@ -93,7 +94,8 @@ def leave_all_to_parent() -> None:
     for sock in list(_sockets):
         sock.close()  # one descriptor less, also with TLS: neither an alert nor a shutdown
     for owner in owners:
-        owner.leave_to_parent()
+        with contextlib.suppress(InvalidStateError):  # it was left before: to a parent's parent
+            owner.leave_to_parent()
 
 
 def leave_on_fork() -> None:

@@ -181,9 +181,9 @@ class HeartbeatWebSocket:
         """The connection's thread; for `tunnel.testing.drive`."""
         return self._watch.worker
 
-    def count_unsent(self) -> int:
-        """None: what is sent is written before the call returns; for `tunnel.exits`."""
-        return 0
+    def left_unreported(self) -> str:
+        """Nothing: what is sent is written before the call returns; for `tunnel.exits`."""
+        return ""
 
     def post_close(self, request: Close) -> None:
         """Ask for the end, and do not wait for it; for `tunnel.exits`."""

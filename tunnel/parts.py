@@ -1,7 +1,7 @@
 """The parts of one tunnel, made and connected to each other.
 
 Parts do not know each other more than they must; what one has to tell another comes through here.
-Nothing here is on the way of a message.
+Nothing here is on the way of a plain message.
 """
 
 from __future__ import annotations

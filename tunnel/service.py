@@ -101,6 +101,15 @@ class DrainReport:
     unsent: tuple[Message, ...] = ()
     unacknowledged: tuple[Message, ...] = ()
 
+    @property
+    def count(self) -> int:
+        """How many messages that are."""
+        return len(self.unsent) + len(self.unacknowledged)
+
+    def __str__(self) -> str:
+        """For example ``3 not sent, 1 not acknowledged``."""
+        return f"{len(self.unsent)} not sent, {len(self.unacknowledged)} not acknowledged"
+
 
 class TunnelService:
     """A WebSocket connection that comes back, and a queue for the time in between.
@@ -181,8 +190,11 @@ class TunnelService:
         self._requests = parts.requests
         self._inbox = parts.inbox
         self._watches = StateWatches(self._driver.tracker.machine)
+        self._reported = ""  # what `disconnect` has said last, if there was no `connect` since
         if on_state_change is not None:
             self._driver.tracker.machine.subscribe(parts.guarded(on_state_change))
+        # Bound to this: the thread of a tunnel that nobody holds keeps it, and so it is not lost to
+        # those below.
         self._driver.tracker.subscribe(self._log_event)
         register(self)
         disconnect_at_exit(self)
@@ -207,10 +219,10 @@ class TunnelService:
     ) -> None:
         if is_inherited(self):  # a forked child has nothing to end
             return
-        self.disconnect()
-        unsent = self.count_unsent()
-        if unsent:  # nobody sees the report
-            logger.warning("the block ends, and {} messages of {!r} are not out", unsent, self)
+        left = self.disconnect()
+        # Nobody sees the report. On the tunnel's own thread it says what is there at the beginning.
+        if left.count and not self._driver.worker.is_own_thread:
+            logger.warning("the block ends; messages of {!r} are left: {}", self, left)
 
     # The connection
 
@@ -282,6 +294,7 @@ class TunnelService:
             )
         )
         timeout = checked_seconds("timeout", timeout)
+        self._reported = ""
         waits.connect(self._driver, request, self._clock, timeout, wait=wait)
 
     def reconnect(self, *, timeout: float | None = None) -> bool:
@@ -327,7 +340,9 @@ class TunnelService:
         if channel.session is None or not worker.is_own_thread:
             self._requests.fail_all(InvalidStateError("the tunnel was disconnected"))
         self._queue.deliver_signals()
-        return self._left()
+        left = self._left()
+        self._reported = str(left)
+        return left
 
     def handle_network_change(self, is_connected: bool, network_type: str | None = None) -> None:
         """Tell the tunnel that the machine's network went away or came back (requirement 1.8).
@@ -672,15 +687,16 @@ class TunnelService:
         """Ask for the end, and do not wait for it; for `tunnel.exits`."""
         self._driver.post(request)
 
-    def count_unsent(self) -> int:
-        """How many messages have not gone out, or were not acknowledged; for `tunnel.exits`."""
+    def left_unreported(self) -> str:
+        """What has not gone out, if `disconnect` has not said so; for `tunnel.exits`."""
         left = self._left()
-        return len(left.unsent) + len(left.unacknowledged)
+        return str(left) if left.count and str(left) != self._reported else ""
 
     def leave_to_parent(self) -> None:
         """This is a forked child now, and the connection is the parent's; for `tunnel.forks`."""
-        for part in (self._driver.worker, self._driver, self._parts, self):
-            disown(part)
+        self._driver.leave_to_parent()
+        disown(self._parts)
+        disown(self)
 
     # Inside
 

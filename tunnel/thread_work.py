@@ -73,8 +73,8 @@ class ThreadWork:
 
     def act(self) -> bool:
         """See `tunnel.worker.Work`."""
-        activities, lane = self._activities, self._lane
         try:
+            activities, lane = self._activities, self._lane
             activities.tell_of_loss()
             if not lane.is_ready:
                 activity = activities.activity

@@ -43,13 +43,13 @@ def connect(
     """
     try:
         driver.post(request)
+        if wait and not driver.worker.is_own_thread:
+            _await(driver, request, clock, timeout)
     except TunnelError:
         raise
-    except BaseException:  # Ctrl-C: it may be posted nevertheless
+    except BaseException:  # Ctrl-C: it may be posted nevertheless, and nobody wants it any more
         _give_up(driver, request)
         raise
-    if wait and not driver.worker.is_own_thread:
-        _await(driver, request, clock, timeout)
 
 
 def _await(driver: Driver, request: Connect, clock: Clock, timeout: float | None) -> None:
@@ -58,7 +58,7 @@ def _await(driver: Driver, request: Connect, clock: Clock, timeout: float | None
         with _due(driver, clock, timeout, lambda: _give_up(driver, request)):
             worker.wait(event_of(outcome), timeout)
     finally:
-        _give_up(driver, request)  # also after a KeyboardInterrupt: nobody wants it any more
+        _give_up(driver, request)  # the time is up; else too late
     if outcome.cancelled():
         worker.join(_GRACE)
         message = f"not connected within {timeout:g} s"

@@ -90,6 +90,18 @@ def test_a_callback_may_fork(echo_server: object) -> None:
 
 
 @pytest.mark.fault("fork-after-connect")
+def test_a_child_that_forks_is_a_parent() -> None:
+    """What it has made is refused in its own child, and so is what it has inherited itself."""
+    with GatewayThread("sink") as gateway:
+        result = run("forked_twice.py", gateway.url)
+    assert result.stderr == ""
+    assert result.returncode == 0
+    shown, *refusals = result.stdout.splitlines()
+    assert shown == "<TunnelService of another process>"
+    assert refusals == ["it was made in another process; make a new one after the fork"] * 2
+
+
+@pytest.mark.fault("fork-after-connect")
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no thread watches the network")
 def test_a_child_watches_the_network_for_itself() -> None:
     """Each has a watch of its own, for its own tunnels."""

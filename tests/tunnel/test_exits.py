@@ -23,13 +23,15 @@ class Leaver:
     def __init__(self, worker: Worker, error: Exception | None = None) -> None:
         self.worker, self.error = worker, error
         self.closed: list[Close] = []
-        self.unsent = 0
+        self.left = ""
 
     def __repr__(self) -> str:
         return "<a tunnel>"
 
-    def count_unsent(self) -> int:
-        return self.unsent
+    def left_unreported(self) -> str:
+        if self.left == "broken":
+            raise ValueError
+        return self.left
 
     def post_close(self, request: Close) -> None:
         self.closed.append(request)
@@ -57,18 +59,18 @@ def test_all_that_run_are_asked_first_and_waited_for_then() -> None:
 
 
 def test_what_does_not_go_out_is_told() -> None:
-    """Nobody else could say so: the program has no more say."""
+    """Also of one that rests; and whatever goes wrong with that, it is the end of the program."""
     told: list[str] = []
     sink = logger.add(lambda message: told.append(message.record["message"]), level="WARNING")
     logger.enable("tunnel")
-    done, left = Leaver(Worker()), Leaver(Worker())
-    left.unsent = 3
-    for leaver in (done, left):
+    done, broken, left = Leaver(Worker()), Leaver(Worker()), Leaver(Worker(is_running=False))
+    broken.left, left.left = "broken", "3 not sent"
+    for leaver in (done, broken, left):
         exits.disconnect_at_exit(leaver)
     exits.disconnect_all()
     logger.disable("tunnel")
     logger.remove(sink)
-    assert told == ["the program ends, and 3 messages of <a tunnel> are not out"]
+    assert told == ["the program ends; messages of <a tunnel> are left: 3 not sent"]
 
 
 def test_what_rests_or_is_anothers_is_left_alone() -> None:

@@ -562,5 +562,36 @@ def test_a_block_tells_what_it_leaves(is_up: bool) -> None:
         logger.enable("tunnel")
     logger.disable("tunnel")
     logger.remove(sink)
-    left = f"the block ends, and 2 messages of {world.service!r} are not out"
+    left = f"the block ends; messages of {world.service!r} are left: 2 not sent, 0 not acknowledged"
     assert told == ([] if is_up else [left])
+
+
+def test_what_disconnect_has_reported_is_not_told_again() -> None:
+    """At the end of the program; what came after it is, and what came before any connection."""
+    world = World(connect=False)
+    assert world.service.left_unreported() == ""
+    world.service.send("before the first connect")
+    assert world.service.left_unreported() == "1 not sent, 0 not acknowledged"
+    assert world.service.disconnect().unsent == ("before the first connect",)
+    assert world.service.left_unreported() == ""
+    world.service.send("after it")
+    assert world.service.left_unreported() == "2 not sent, 0 not acknowledged"
+
+
+def test_a_block_may_end_in_a_callback() -> None:
+    """What is there at that moment may go out yet: nothing is told."""
+    told: list[str] = []
+    sink = logger.add(lambda message: told.append(message.record["message"]), level="WARNING")
+
+    def leave(message: object) -> None:
+        with world.service:
+            world.network.fall_silent()
+            world.service.send("answer")
+
+    world = World(on_message=leave)
+    logger.enable("tunnel")
+    world.network.send("leave")
+    world.run(1.0)
+    logger.disable("tunnel")
+    logger.remove(sink)
+    assert told == []
