@@ -24,6 +24,9 @@ from tunnel.tracker_snapshot import TrackerSnapshot
 
 __all__ = ["History", "Sample", "Step"]
 
+REMEMBERED = 100
+"""Changes of state that a tunnel remembers by itself; if there are so many, there may be more."""
+
 _Type = ConnectionEventType
 _S = TunnelConnectionState
 _END = 253_402_300_800  # of the year 9999, in seconds since the Unix epoch

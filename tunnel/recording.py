@@ -13,7 +13,7 @@ from typing import TypeVar
 from statemachine import Record
 from tunnel.clock import Clock
 from tunnel.events import ConnectionEvent
-from tunnel.history import History, Sample, Step, steps_of
+from tunnel.history import REMEMBERED, History, Sample, Step, steps_of
 from tunnel.service import TunnelService
 from tunnel.timers import TimerHandle, timers_of
 from tunnel.tracker_snapshot import TrackerSnapshot
@@ -22,7 +22,6 @@ __all__ = ["Recording"]
 
 _T = TypeVar("_T")
 _KEPT = 10_000  # of events, steps and samples each; some hundred bytes each
-_REMEMBERED = 100  # changes of state that a tunnel remembers by itself
 
 
 class Recording:
@@ -53,7 +52,7 @@ class Recording:
         # no lock for that, and is copied until it was not changed meanwhile.
         self._events: deque[ConnectionEvent] = deque(service.tracker.events, _KEPT)
         before = service.tracker.machine.history
-        self._has_dropped = len(before) >= _REMEMBERED  # there may be no more than that
+        self._has_dropped = len(before) >= REMEMBERED  # there may be no more than that
         self._steps: deque[Step] = deque(steps_of(before), _KEPT)
         self._samples: deque[Sample] = deque(maxlen=_KEPT)
         self._timer: TimerHandle | None = None

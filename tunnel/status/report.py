@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from tunnel.errors import TunnelError
 from tunnel.events import ConnectionEvent, ConnectionEventType
-from tunnel.history import History, attempt_of, steps_of
+from tunnel.history import REMEMBERED, History, attempt_of, steps_of
 from tunnel.lifecycle import TunnelConnectionState
 from tunnel.roll import enrolled
 from tunnel.secrets import scrub
@@ -240,10 +240,11 @@ def _history_of(service: TunnelService) -> History:
     if connection is not None:
         connection = dataclasses.replace(
             connection,
-            user_id="",
+            user_id=scrub(connection.user_id),
             server_url=scrub(connection.server_url),
             state=state,
             reconnect_attempts=attempts,
         )
     snapshot = TrackerSnapshot(state, attempts, tracker.auto_reconnect, 0, connection, ())
-    return History(snapshot, steps_of(tracker.machine.history))
+    steps = steps_of(tracker.machine.history)
+    return History(snapshot, steps, has_dropped=len(steps) >= REMEMBERED)
