@@ -7,9 +7,11 @@ import os
 import selectors
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -274,6 +276,24 @@ class TestServing:
             StatusClient(path)
         with serve(path), StatusClient(path) as client:
             assert client.ask().tunnels == ()
+
+    @pytest.mark.fault("status-left-behind")
+    def test_what_killed_programs_left_in_the_usual_place_is_removed(self, tmp_path: Path) -> None:
+        """And nothing else: no socket of a process that lives, or that somebody serves."""
+        folder = tmp_path / "resilient-tunnel"
+        folder.mkdir(mode=0o700)
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        names = {str(ended.pid): False, "9" * 9: True, str(os.getppid()): False, "feed": False}
+        with ExitStack() as stack:
+            for name, is_served in names.items():
+                sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+                sock.bind(os.fspath(folder / f"{name}.sock"))
+                if is_served:
+                    sock.listen()
+            with serve() as server:
+                left = {path.stem for path in folder.iterdir()} - {server.path.stem}
+        assert left == names.keys() - {str(ended.pid)}
 
     @pytest.mark.fault("status-left-behind")
     def test_what_is_not_ours_is_left_alone(self, path: Path) -> None:

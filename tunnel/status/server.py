@@ -16,6 +16,7 @@ import selectors
 import socket
 import stat
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -218,6 +219,7 @@ def serve(path: str | os.PathLike[str] | None = None) -> StatusServer:
         if path is None:
             folder = default_folder()
             make_folder(folder)
+            _remove_left_behind(folder)
             path = folder / f"{os.getpid()}.sock"
         _serving = StatusServer(Path(path).absolute())
         return _serving
@@ -288,6 +290,24 @@ def _make_room(path: Path) -> None:
         except OSError as error:
             raise StatusError(f"{path} is there, and not ours: {error.strerror}") from error
     raise StatusError(f"another program serves its status at {path}; give another path")
+
+
+def _remove_left_behind(folder: Path) -> None:
+    """Remove the sockets of programs that were killed; each is named after its process."""
+    for path in folder.glob("*.sock"):
+        if path.stem.isdecimal() and not _is_alive(int(path.stem)):
+            with suppress(StatusError, OSError):  # it lives in another namespace, or is gone
+                _make_room(path)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def _answer(line: bytes) -> bytes:
