@@ -205,7 +205,7 @@ def test_a_port_that_is_taken_is_a_sentence() -> None:
 
 def test_mistakes_are_told_at_once() -> None:
     """Settings that make no sense, and starting twice."""
-    with pytest.raises(ConfigurationError, match="max_sessions must be between 0 and 2"):
+    with pytest.raises(ConfigurationError, match="max_sessions must be more than 0 and at most 2"):
         GatewayThread(max_sessions=0)
     with pytest.raises(ConfigurationError, match="ping_interval must be a number"):
         GatewayThread(ping_interval="20")
