@@ -47,22 +47,31 @@ class Interrupter:
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
+        self._is_calling = False
         self.count = 0
-        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.signal(signal.SIGALRM, self._interrupt)
 
     def call(self, function: Callable[[], object], longest: float) -> bool:
         """Call a function. Returns whether it returned; False: it was interrupted."""
         try:
             try:
                 delay = longest * self._rng.random() ** 2
+                self._is_calling = True
                 signal.setitimer(signal.ITIMER_REAL, max(2e-6, delay))
                 function()
                 return True
             finally:
+                self._is_calling = False
                 signal.setitimer(signal.ITIMER_REAL, 0)
         except KeyboardInterrupt:
+            self._is_calling = False
             self.count += 1
             return False
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        """A signal that another thread has got may come when the call is over: too late."""
+        if self._is_calling:
+            raise KeyboardInterrupt
 
 
 class Numbers:
