@@ -136,7 +136,11 @@ class Result:
             "goal": None if self.figure.goal is None else str(self.figure.goal),
             "limit": self.figure.limit,
             "reached": self.is_reached,
-            "failures": self.failures,
+            # Of each the last line: a trial's traceback says where this machine has its files.
+            "failures": {
+                name: [failure.splitlines()[-1] for failure in them]
+                for name, them in self.failures.items()
+            },
         }
 
 
