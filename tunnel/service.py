@@ -341,7 +341,8 @@ class TunnelService:
             self._requests.fail_all(InvalidStateError("the tunnel was disconnected"))
         self._queue.deliver_signals()
         left = self._left()
-        self._reported = str(left)
+        if not worker.is_own_thread:  # there it is what may go out yet
+            self._reported = str(left)
         return left
 
     def handle_network_change(self, is_connected: bool, network_type: str | None = None) -> None:

@@ -22,7 +22,7 @@ from tunnel import (
     TunnelConnectionState,
     TunnelService,
 )
-from tunnel.testing import FakeClock, ScriptedTransport, drive
+from tunnel.testing import FakeClock, ScriptedGateway, ScriptedTransport, drive
 
 S = TunnelConnectionState
 E = ConnectionEventType
@@ -583,15 +583,21 @@ def test_a_block_may_end_in_a_callback() -> None:
     told: list[str] = []
     sink = logger.add(lambda message: told.append(message.record["message"]), level="WARNING")
 
+    counts: list[int] = []
+
     def leave(message: object) -> None:
         with world.service:
-            world.network.fall_silent()
             world.service.send("answer")
+            counts.append(len(world.service.disconnect().unacknowledged))
 
-    world = World(on_message=leave)
+    world = World(connect=False, on_message=leave)
+    gateway = ScriptedGateway(world.network)
+    world.service.connect(URL)
     logger.enable("tunnel")
-    world.network.send("leave")
+    gateway.send("leave")
     world.run(1.0)
     logger.disable("tunnel")
     logger.remove(sink)
+    assert counts == [1]
     assert told == []
+    assert world.service.left_unreported() == ""
